@@ -39,8 +39,8 @@ BAD_FIELDS = [
     ({"num_inference_steps": 101}, InvalidRequest, "num_inference_steps", "101"),
     ({"num_inference_steps": 2.5}, InvalidRequest, "num_inference_steps", "2.5"),
     ({"num_inference_steps": True}, InvalidRequest, "num_inference_steps", "whole number"),
-    ({"guidance_scale": 0.9}, InvalidRequest, "guidance_scale", "at least 1"),
-    ({"guidance_scale": 10.01}, InvalidRequest, "guidance_scale", "at most 10"),
+    ({"guidance_scale": 0.9}, InvalidRequest, "guidance_scale", "between 1 and 10"),
+    ({"guidance_scale": 10.01}, InvalidRequest, "guidance_scale", "10.01"),
     ({"guidance_scale": math.nan}, InvalidRequest, "guidance_scale", "a number"),
     ({"guidance_scale": math.inf}, InvalidRequest, "guidance_scale", "inf"),
     ({"guidance_scale": "1.5"}, InvalidRequest, "guidance_scale", "a number"),
@@ -91,11 +91,10 @@ def test_written_sizes_are_read_back(columns, rows):
 @given(st.text(max_size=20))
 def test_any_text_is_a_size_or_a_sentence(text):
     try:
-        width, height = parse_size(text)
-    except InvalidSize as error:
-        assert str(error)
-    else:
-        assert types.check_size(width, height)
+        size = parse_size(text)
+    except InvalidSize:
+        return
+    assert types.check_size(*size) == size
 
 
 @pytest.mark.parametrize("text", ["", "x", "512x", "x512", "512", "big", "1_024x1024", "²x512"])
