@@ -1,0 +1,176 @@
+"""Decide what the engine does next: which pictures enter the token loop, and which are painted.
+
+Pure policy: no torch, no clock, no models. The unit is one picture, `(request_id, image_index)`,
+which goes waiting -> writing (a row of the prior's token loop) -> written -> painting -> gone.
+
+Nothing starves: the token loop admits in order of arrival and never lets a later picture overtake,
+painting takes the oldest written picture (a request's pictures go together, at most four of them),
+and when both stages have work each gets about half of the time. With the components staged, a prior
+phase stops admitting as soon as a picture is written, so that the paint phase always comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+Key = tuple[str, int]
+
+# Rounds of the token loop between two denoise steps: at least one, and few enough for painting to look alive.
+MAX_PRIOR_TOKENS = 64
+# Weight of the newest measurement in the running cost of a step.
+COST_MEMORY = 0.25
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Say how much may run at once.
+
+    num_slots: rows of the token loop. kv_tokens: rows x longest row. decode_patches: 16 px patches
+    painted together. A single picture may always run, whatever its size.
+    resident: both stages' components are loaded, so that the stages may alternate.
+    """
+
+    num_slots: int = 8
+    kv_tokens: int = 32768
+    decode_patches: int = 4096
+    resident: bool = True
+
+
+@dataclass(frozen=True)
+class Job:
+    """Describe a picture as far as the policy needs it.
+
+    kv_tokens: prompt and prior tokens, the length of its row. shape: pictures of equal shape can be
+    painted together. patches: the size of the picture in 16 px patches.
+    """
+
+    key: Key
+    kv_tokens: int
+    shape: Hashable
+    patches: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Say what one step does, in this order: admit, write tokens, start a painting, denoise once."""
+
+    admit: tuple[Key, ...] = ()
+    num_prior_tokens: int = 0
+    start: tuple[Key, ...] = ()
+    denoise: bool = False
+
+
+class Scheduler:
+    """Hold the state of every picture and plan step by step."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.waiting: dict[Key, Job] = {}
+        self.writing: dict[Key, Job] = {}
+        self.written: dict[Key, Job] = {}
+        self.painting: dict[Key, Job] = {}
+        self._alone: set[Key] = set()
+        self._last_request = ""
+        self._phase = "prior"
+        self._cost_s: dict[str, float] = {}
+
+    def __contains__(self, request_id: str) -> bool:
+        return any(key[0] == request_id for key in self.keys())
+
+    @property
+    def has_work(self) -> bool:
+        return any(True for _ in self.keys())
+
+    def keys(self) -> Iterator[Key]:
+        """Give every picture that is not finished."""
+        for state in (self.waiting, self.writing, self.written, self.painting):
+            yield from state
+
+    def add(self, job: Job) -> None:
+        """Queue a picture for the token loop."""
+        self.waiting[job.key] = job
+
+    def prior_written(self, key: Key) -> None:
+        """Move a picture from the token loop to those waiting to be painted."""
+        self.written[key] = self.writing.pop(key)
+
+    def picture_painted(self, key: Key) -> None:
+        """Forget a picture that is done."""
+        self.painting.pop(key)
+        self._alone.discard(key)
+
+    def paint_alone(self, keys: tuple[Key, ...]) -> None:
+        """Put the pictures of a broken painting back, each to be painted by itself."""
+        again = {key: self.painting.pop(key) for key in keys}
+        self._alone.update(again)
+        self.written = again | self.written
+
+    def drop(self, request_id: str) -> None:
+        """Forget every picture of a request, whatever its state."""
+        for state in (self.waiting, self.writing, self.written, self.painting):
+            for key in [key for key in state if key[0] == request_id]:
+                del state[key]
+                self._alone.discard(key)
+
+    def measured(self, stage: str, seconds: float) -> None:
+        """Take in what one token round ("prior") or one denoise step ("decode") took."""
+        known = self._cost_s.get(stage, seconds)
+        self._cost_s[stage] = known + COST_MEMORY * (seconds - known)
+
+    def plan(self) -> Plan:
+        """Plan one step and move the pictures it admits or starts."""
+        if not self.limits.resident:
+            self._change_phase()
+        admit = self._admit() if self._may_admit() else ()
+        start = self._start() if self._may_paint() and not self.painting else ()
+        return Plan(admit, self._num_prior_tokens(), start, denoise=bool(self.painting))
+
+    def _change_phase(self) -> None:
+        if self._phase == "prior" and self.written and not self.writing:
+            self._phase = "decode"
+        elif self._phase == "decode" and not self.written and not self.painting:
+            self._phase = "prior"
+
+    def _may_admit(self) -> bool:
+        return self.limits.resident or (self._phase == "prior" and not self.written)
+
+    def _may_paint(self) -> bool:
+        return self.limits.resident or self._phase == "decode"
+
+    def _admit(self) -> tuple[Key, ...]:
+        admitted = []
+        for key, job in list(self.waiting.items()):
+            rows = len(self.writing) + 1
+            longest = max(other.kv_tokens for other in (job, *self.writing.values()))
+            if rows > 1 and (
+                rows > self.limits.num_slots or rows * longest > self.limits.kv_tokens
+            ):
+                break
+            self.writing[key] = self.waiting.pop(key)
+            admitted.append(key)
+        return tuple(admitted)
+
+    def _start(self) -> tuple[Key, ...]:
+        # The request painted last goes on first: its references are still in memory.
+        order = sorted(self.written, key=lambda key: key[0] != self._last_request)
+        if not order:
+            return ()
+        first = self.written[order[0]]
+        patches = 0
+        for key in order:
+            job = self.written[key]
+            mate = job.shape == first.shape and not {key, first.key} & self._alone
+            if job is first or (mate and patches + job.patches <= self.limits.decode_patches):
+                self.painting[key] = self.written.pop(key)
+                patches += job.patches
+        self._last_request = first.key[0]
+        return tuple(self.painting)
+
+    def _num_prior_tokens(self) -> int:
+        if not self.writing:
+            return 0
+        if not self.painting or "prior" not in self._cost_s or "decode" not in self._cost_s:
+            return 1
+        rounds = round(self._cost_s["decode"] / max(self._cost_s["prior"], 1e-9))
+        return max(1, min(rounds, MAX_PRIOR_TOKENS))
