@@ -1,0 +1,46 @@
+# make demo   paint one poster with the small model that ships with the package
+# make test   everything CI checks
+# make setup  the environment both need, in .venv; does nothing when it is up to date
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+DEMO_PROMPT ?= A poster with the headline 'OPEN'
+DEMO_FILE ?= out/demo.png
+DEMO_OPTIONS ?= --size square --seed 7
+
+.PHONY: setup demo test lint docs nano bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints/ci.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/ci.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	@mkdir -p $(dir $(DEMO_FILE))
+	$(BIN)/glmimage generate "$(DEMO_PROMPT)" -o $(DEMO_FILE) $(DEMO_OPTIONS)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: setup
+	$(BIN)/python scripts/generate_docs.py
+
+nano: setup
+	$(BIN)/python -m recipes.nano.make
+
+bench: setup
+	$(BIN)/python -m bench.infer
+
+clean:
+	rm -rf $(VENV) build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,270 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from . import __version__
+from .errors import Aborted, GlmImageError, InvalidRequest, InvalidSize, OutOfMemory
+from .types import (
+    MAX_GUIDANCE,
+    MAX_IMAGES,
+    MAX_SEED,
+    MAX_SIDE,
+    MAX_SOURCE_IMAGES,
+    MAX_STEPS,
+    MIN_GUIDANCE,
+    MIN_SIDE,
+    MIN_STEPS,
+    SIDE_STEP,
+    SIZE_PRESETS,
+    Failed,
+    GenerationRequest,
+    PictureReady,
+    check_size,
+    parse_size,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .config import Settings
+    from .output import PictureFiles
+
+app = typer.Typer(
+    name="glmimage",
+    help="Make pictures with GLM-Image, on this machine.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"glmimage {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _glmimage(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Make pictures with GLM-Image, on this machine."""
+
+
+@app.command()
+def generate(
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="What to paint; words to be written, in quotes.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to write; several pictures are numbered. By default glmimage-SEED.png.",
+            show_default=False,
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRESET|WxH",
+            help=f"{', '.join(SIZE_PRESETS)}, or such as 1024x576: both sides "
+            f"{MIN_SIDE} to {MAX_SIDE} in steps of {SIDE_STEP}. By default square_hd.",
+            show_default=False,
+        ),
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Instead of --size, with --height.")] = None,
+    height: Annotated[int | None, typer.Option(help="Instead of --size, with --width.")] = None,
+    steps: Annotated[
+        int, typer.Option(help=f"Denoise steps, {MIN_STEPS} to {MAX_STEPS}.")
+    ] = GenerationRequest.num_inference_steps,
+    guidance: Annotated[
+        float,
+        typer.Option(help=f"Guidance scale, {MIN_GUIDANCE:g} to {MAX_GUIDANCE:g}; 1 is none."),
+    ] = GenerationRequest.guidance_scale,
+    seed: Annotated[
+        int | None, typer.Option(help="Same seed, same picture. By default random.")
+    ] = None,
+    num_images: Annotated[int, typer.Option(help=f"How many pictures, 1 to {MAX_IMAGES}.")] = 1,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"A reference picture, up to {MAX_SOURCE_IMAGES} times, the main subject first.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="nano, a folder in the diffusers layout, or a Hugging Face id."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="resident, staged (one stage at a time on the device), or auto."),
+    ] = None,
+    picture_format: Annotated[
+        Literal["png", "jpeg"] | None,
+        typer.Option("--format", help="By default the name of FILE decides, or png."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Paint a prompt, and write it to a file."""
+    from .config import load_settings
+    from .output import PictureFiles, choose_paths
+
+    width, height = _choose_size(size, width, height)
+    request = GenerationRequest(
+        prompt,
+        width,
+        height,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        seed=seed,
+        num_images=num_images,
+        source_images=_open_references(image or []),
+    ).seeded()
+    paths, chosen_format = choose_paths(output, picture_format, num_images, request.seed or 0)
+    settings = load_settings(model=model, device=device, dtype=dtype, memory=memory)
+    # an incompressible PNG is a little larger than its pixels
+    needed_bytes = num_images * width * height * 3 * 21 // 20
+    with PictureFiles(paths, chosen_format, needed_bytes) as files:
+        seeds, timings = _paint(settings, request, files, visible=not (quiet or as_json))
+        files.finish()
+    if as_json:
+        document = _describe(settings, request, paths, seeds, timings)
+        typer.echo(json.dumps(document, ensure_ascii=False))
+    elif not quiet:
+        for path, picture_seed in zip(paths, seeds, strict=True):
+            typer.echo(f"{path}  {width}x{height}  seed {picture_seed}")
+        stages = [f"{name.removesuffix('_s')} {value:.2f} s" for name, value in timings.items()]
+        typer.echo(", ".join(stages))
+
+
+@app.command()
+def make_tiny(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A new or an empty folder.", show_default=False)
+    ],
+    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+) -> None:
+    """Write a random toy checkpoint of a few MB: every component, in the layout of the real one."""
+    from .output import NewFolder
+
+    if not 0 <= seed <= MAX_SEED:
+        raise InvalidRequest(f"seed is {seed}; it must be between 0 and {MAX_SEED}.", field="seed")
+    with NewFolder(directory) as folder:
+        from .model.tiny import make_tiny as write_tiny
+
+        write_tiny(folder, seed)
+    typer.echo(str(directory))
+
+
+def _choose_size(size: str | None, width: int | None, height: int | None) -> tuple[int, int]:
+    if width is None and height is None:
+        return parse_size(size if size is not None else "square_hd")
+    if size is not None:
+        raise InvalidSize("Give either --size, or --width and --height.")
+    if width is None or height is None:
+        raise InvalidSize("--width and --height go together; one is missing.")
+    return check_size(width, height)
+
+
+def _open_references(files: Sequence[Path]) -> tuple[Image.Image, ...]:
+    from .source_images import open_source_image
+
+    if len(files) > MAX_SOURCE_IMAGES:
+        # before any of them is opened
+        raise InvalidRequest(
+            f"--image was given {len(files)} times; at most {MAX_SOURCE_IMAGES} are used."
+        )
+    return tuple(open_source_image(file) for file in files)
+
+
+def _paint(
+    settings: Settings, request: GenerationRequest, files: PictureFiles, *, visible: bool
+) -> tuple[list[int], dict[str, float]]:
+    """Run the pipeline into `files`; return the seed of each picture and the seconds by stage."""
+    from .progress import Progress
+
+    os.environ.update(settings.hub_environment())
+    seeds: dict[int, int] = {}
+    timings: dict[str, float] = {}
+    started = perf_counter()
+    with Progress(request.num_images, visible=visible) as progress:
+        from .pipeline import Pipeline
+
+        pipeline = Pipeline.load(
+            settings.model,
+            device=None if settings.device == "auto" else settings.device,
+            dtype=None if settings.dtype == "auto" else settings.dtype,
+            memory=settings.memory,
+            on_progress=progress.load,
+        )
+        timings["load_s"] = perf_counter() - started
+        for event in pipeline.stream(request):
+            progress.show(event)
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, PictureReady):
+                files.write(event.image_index, event.image)
+                seeds[event.image_index] = event.seed
+                for name, seconds in event.timings.items():
+                    timings[name] = timings.get(name, 0.0) + seconds
+    timings["total_s"] = perf_counter() - started
+    return [seeds[index] for index in range(request.num_images)], timings
+
+
+def _describe(
+    settings: Settings,
+    request: GenerationRequest,
+    paths: Sequence[Path],
+    seeds: Sequence[int],
+    timings: dict[str, float],
+) -> dict[str, object]:
+    return {
+        "images": [
+            {"path": str(path), "width": request.width, "height": request.height, "seed": seed}
+            for path, seed in zip(paths, seeds, strict=True)
+        ],
+        "prompt": request.prompt,
+        "seed": request.seed,
+        "model": settings.model,
+        "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
+    }
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return the exit code; a foreseen failure is one sentence on stderr."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(
+            args=list(arguments) or ["--help"], prog_name="glmimage", standalone_mode=False
+        )
+    except typer.TyperException as error:
+        message = getattr(error, "format_message", error.__str__)()
+        return _refuse(message.replace("Value error, ", ""), "See glmimage --help.")
+    except GlmImageError as error:
+        _refuse(str(error), error.hint)
+        return 1 if isinstance(error, OutOfMemory | Aborted) else 2
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(message: str, hint: str = "") -> int:
+    sentence = message if message.endswith((".", ":", "?", ")")) else f"{message}."
+    typer.echo(" ".join(f"Error: {sentence} {hint}".split()), err=True)
+    return 2

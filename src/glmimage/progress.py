@@ -1,0 +1,65 @@
+"""Events as moving bars on stderr; silent where nobody watches."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from .types import DenoiseStep, Event, PriorProgress
+
+
+class Progress:
+    """Show one bar for loading and two for each picture: prior tokens, denoise steps."""
+
+    def __init__(self, num_images: int, *, visible: bool) -> None:
+        console = Console(stderr=True)
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not (visible and console.is_terminal),
+        )
+        self._tasks: dict[tuple[str, int], TaskID] = {}
+        self._num_images = num_images
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def load(self, what: str, done: int, total: int) -> None:
+        """Show how much of the model is loaded."""
+        self._show("loading", 0, f"load {what}", done, total)
+        if done >= total:
+            self._bars.remove_task(self._tasks.pop(("loading", 0)))
+
+    def show(self, event: Event) -> None:
+        """Move the bar an event speaks of."""
+        if isinstance(event, PriorProgress):
+            name, done, total = "prior tokens", event.num_tokens, event.total_tokens
+        elif isinstance(event, DenoiseStep):
+            name, done, total = "denoise steps", event.step, event.num_inference_steps
+        else:
+            return
+        index = event.image_index
+        picture = f"picture {index + 1}: " if self._num_images > 1 else ""
+        self._show(name, index, picture + name, done, total)
+
+    def _show(self, name: str, index: int, description: str, done: int, total: int) -> None:
+        key = (name, index)
+        if key not in self._tasks:
+            self._tasks[key] = self._bars.add_task(description, total=total)
+        self._bars.update(self._tasks[key], description=description, completed=done, total=total)
