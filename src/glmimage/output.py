@@ -180,7 +180,7 @@ def _check_target(path: Path) -> None:
         raise OutputError(f"{str(path)!r} is a folder.", hint="Add a file name.")
     if not stat.S_ISREG(mode):
         raise OutputError(f"{str(path)!r} is not an ordinary file.")
-    if not os.access(path, os.W_OK):
+    if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise OutputError(f"No permission to overwrite {str(path)!r}.")
 
 

@@ -29,6 +29,8 @@ def open_source_image(path: str | PathLike[str]) -> Image.Image:
         raise InvalidImage(f"There is no file {str(file)!r}.", hint="Check the path of --image.")
     if file.is_dir():
         raise InvalidImage(f"{str(file)!r} is a folder, not a picture.", hint=_FIX_READ)
+    if not file.is_file():
+        raise InvalidImage(f"{str(file)!r} is not an ordinary file.", hint=_FIX_READ)
     try:
         with warnings.catch_warnings():
             # our own, lower limit is checked below, with a sentence
