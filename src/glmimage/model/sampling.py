@@ -1,0 +1,194 @@
+"""Draw tokens from logits, with random numbers that belong to one image and nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointInvalid
+
+GENERATION_FILE = "vision_language_encoder/generation_config.json"
+_MASK = 2**64 - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_TOKEN_STREAM = 0x70726F722D746F6B  # "pror-tok": keeps these numbers apart from image_seed()'s
+
+# Settings of transformers' generate() that would change the tokens, with the value that does not.
+_NEUTRAL: dict[str, Any] = {
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "guidance_scale": 1.0,
+    "typical_p": 1.0,
+    "min_p": 0.0,
+    "top_h": 0.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "num_beams": 1,
+    "bad_words_ids": None,
+    "sequence_bias": None,
+    "begin_suppress_tokens": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "exponential_decay_length_penalty": None,
+    "watermarking_config": None,
+}
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """The checkpoint's own way to draw tokens; top_k 0 keeps all."""
+
+    temperature: float = 1.0
+    top_k: int = 50  # what transformers takes when generation_config.json is silent
+    top_p: float = 1.0
+    suppress_tokens: tuple[int, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], file: str = GENERATION_FILE) -> SamplingConfig:
+        """Read generation_config.json; raise CheckpointInvalid for what would not be honoured."""
+        for key, neutral in _NEUTRAL.items():
+            if data.get(key, neutral) not in (neutral, None):
+                raise _invalid(file, key, f"{data[key]!r} is not supported")
+        suppressed = _read(data, "suppress_tokens", ())
+        if not isinstance(suppressed, (list, tuple)) or not all(type(t) is int for t in suppressed):
+            raise _invalid(file, "suppress_tokens", "expected a list of token ids")
+        config = cls(
+            _number(data, "temperature", cls.temperature, file),
+            int(_number(data, "top_k", cls.top_k, file)),
+            _number(data, "top_p", cls.top_p, file),
+            tuple(suppressed),
+        )
+        if config.temperature <= 0:
+            raise _invalid(file, "temperature", f"{config.temperature} is not above 0")
+        if config.top_k < 0:
+            raise _invalid(file, "top_k", f"{config.top_k} is below 0")
+        if not 0 <= config.top_p <= 1:
+            raise _invalid(file, "top_p", f"{config.top_p} is not within 0 and 1")
+        return config
+
+    def suppress_mask(self, vocab_size: int, num_codes: int) -> Tensor:
+        """Return bool (vocab_size,), true for ids that must not be drawn.
+
+        Besides `suppress_tokens` these are all ids that are no codebook entry, 0 .. num_codes - 1:
+        a grid holds codes only, its end is known, and the decoder has no embedding for others.
+        """
+        mask = torch.arange(vocab_size) >= num_codes
+        inside = [token for token in self.suppress_tokens if 0 <= token < vocab_size]
+        mask[inside] = True
+        return mask
+
+
+def sample(
+    logits: Tensor,
+    temperature: Sequence[float] | Tensor,
+    top_p: Sequence[float] | Tensor,
+    top_k: int,
+    suppress: Tensor | None,
+    uniforms: Sequence[float] | Tensor,
+) -> Tensor:
+    """Draw one token id (B,) a row of logits (B, V), by inverse CDF in float32.
+
+    temperature, top_p, uniforms: one a row, on the CPU; uniforms in [0, 1). suppress: bool (V,).
+    The filters are those of transformers, in its order: suppress, temperature, top-k, top-p.
+    Likeliest tokens come first in the CDF, so rounding moves no boundary of a sure choice.
+    temperature 0 takes the likeliest token.
+    """
+    probabilities, ids = sorted_distribution(logits, temperature, top_p, top_k, suppress)
+    cdf = probabilities.cumsum(-1)
+    u = _column(uniforms, logits)
+    # u < 1, but u * total may round up to total: never go past the last token that is left
+    last = (probabilities > 0).sum(-1, keepdim=True) - 1
+    index = (cdf <= u * cdf[:, -1:]).sum(-1, keepdim=True).minimum(last)
+    return ids.gather(-1, index)[:, 0]
+
+
+def sorted_distribution(
+    logits: Tensor,
+    temperature: Sequence[float] | Tensor,
+    top_p: Sequence[float] | Tensor,
+    top_k: int,
+    suppress: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return what `sample` draws from: (weights, ids), each (B, V), likeliest first.
+
+    Weights of removed tokens are 0; the others are not scaled up to sum to 1 again.
+    """
+    scores = logits.float()
+    if suppress is not None:
+        scores = scores.masked_fill(suppress, -torch.inf)
+    heat = _column(temperature, logits)
+    greedy = heat == 0
+    scores = scores / heat.masked_fill(greedy, 1.0)
+    # ascending, as transformers sums it: the same token falls on the same side of top_p
+    scores, ids = scores.sort(dim=-1, stable=True)
+    if 0 < top_k < scores.shape[-1]:
+        # tokens as good as the k-th stay, as in transformers
+        scores = scores.masked_fill(scores < scores[:, -top_k, None], -torch.inf)
+    probabilities = scores.softmax(-1)
+    removed = probabilities.cumsum(-1) <= _column([1 - p for p in _floats(top_p)], logits)
+    removed |= greedy
+    removed[:, -1] = False
+    return probabilities.masked_fill(removed, 0.0).flip(-1), ids.flip(-1)
+
+
+def _column(values: Sequence[float] | Tensor, like: Tensor) -> Tensor:
+    # rounded to float32 once, from double, as a Python scalar in a tensor expression is
+    return torch.tensor(_floats(values), dtype=torch.float32, device=like.device)[:, None]
+
+
+def _floats(values: Sequence[float] | Tensor) -> list[float]:
+    return values.tolist() if isinstance(values, Tensor) else list(values)
+
+
+class RandomStream:
+    """All random numbers of one image, from its seed alone; no global state is read or written.
+
+    Counter-based: `uniform(position)` may be asked in any order, any number of times, in any
+    process, so a batch, a restart or another machine draws the same tokens.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._key = _mix((seed ^ _TOKEN_STREAM) & _MASK)
+
+    def uniform(self, position: int) -> float:
+        """Return the number in [0, 1) of the token at `position`, a multiple of 2**-24.
+
+        SplitMix64 with the position as its counter (Steele, Lea, Flood, 2014); 24 bits are what
+        float32 holds.
+        """
+        return (_mix((self._key + (position + 1) * _GOLDEN) & _MASK) >> 40) / 2**24
+
+    def noise(self, shape: Sequence[int]) -> Tensor:
+        """Return float32 normal noise on the CPU: what diffusers draws for the same seed there."""
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        return torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
+
+
+def _mix(z: int) -> int:
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return z ^ (z >> 31)
+
+
+def _read(data: Mapping[str, Any], key: str, default: Any) -> Any:
+    value = data.get(key)
+    return default if value is None else value
+
+
+def _number(data: Mapping[str, Any], key: str, default: float, file: str) -> float:
+    value = _read(data, key, default)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise _invalid(file, key, f"expected a number, found {value!r}")
+    return value
+
+
+def _invalid(file: str, key: str, problem: str) -> CheckpointInvalid:
+    return CheckpointInvalid(f"{file}: {key}: {problem}.", hint="Correct or remove the setting.")
