@@ -6,7 +6,6 @@ import warnings
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import InvalidImage
@@ -114,6 +113,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _sixteen_bit_to_grey(image: Image.Image) -> Image.Image:
     # PIL's own conversion clips everything above 255 to white
+    import numpy as np
+
     values = np.asarray(image, dtype=np.float64)
     finite = np.nan_to_num(values, nan=0.0, posinf=65535.0, neginf=0.0)
     top = 1.0 if image.mode == "F" and finite.max(initial=0.0) <= 1.0 else 255.0

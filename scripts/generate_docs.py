@@ -1,0 +1,92 @@
+"""Write the pages of docs/ that are read off the code and the benchmark results.
+
+python scripts/generate_docs.py            write them
+python scripts/generate_docs.py --check    exit 1 when one is stale
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+from glmimage.cli import app
+from glmimage.config import PREFIX, Settings
+from glmimage.types import SIZE_PRESETS
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTE = "<!-- Written by scripts/generate_docs.py; change the code, then run `make docs`. -->"
+EXIT_CODES = {
+    0: "done",
+    1: "an internal failure, or not enough memory",
+    2: "the request, a setting, the model or the output is wrong; one sentence on stderr says what",
+    130: "stopped by Ctrl-C; no file is left",
+    143: "stopped by SIGTERM; no file is left",
+}
+
+
+def command_page() -> str:
+    """Describe every command, setting, preset and exit code."""
+    return "\n".join(
+        [NOTE, "# Command line", *_commands(), *_settings(), *_sizes(), *_exit_codes()]
+    )
+
+
+def _commands() -> Iterator[str]:
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        context = command.make_context(f"glmimage {name}", [], resilient_parsing=True)
+        pieces = " ".join(command.collect_usage_pieces(context)).translate(dict.fromkeys(b"{}"))
+        yield from ("", f"## glmimage {name}", command.help or "", "")
+        yield from ("```", f"glmimage {name} {pieces}", "```", "", "| option | |", "| --- | --- |")
+        for parameter in command.get_params(context):
+            record = parameter.get_help_record(context)
+            if record is not None:
+                yield _row(f"`{record[0]}`", record[1])
+
+
+def _settings() -> Iterator[str]:
+    yield from ("", "## Settings", "Read from the environment; an option wins.", "")
+    yield from ("| variable | default | |", "| --- | --- | --- |")
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f"`{field.default}`"
+        yield _row(f"`{PREFIX}{name.upper()}`", default, field.description or "")
+
+
+def _sizes() -> Iterator[str]:
+    yield from ("", "## Sizes", "", "| preset | width x height |", "| --- | --- |")
+    for name, (width, height) in SIZE_PRESETS.items():
+        yield _row(f"`{name}`", f"{width} x {height}")
+
+
+def _exit_codes() -> Iterator[str]:
+    yield from ("", "## Exit codes", "", "| code | |", "| --- | --- |")
+    for code, meaning in EXIT_CODES.items():
+        yield _row(str(code), meaning)
+    yield ""
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+
+
+PAGES = {"docs/cli.md": command_page}
+
+
+def main() -> None:
+    stale = []
+    for name, make in PAGES.items():
+        file, text = ROOT / name, make()
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                file.write_text(text, encoding="utf-8")
+                print(f"wrote {name}")
+    if "--check" in sys.argv and stale:
+        sys.exit(f"Stale: {', '.join(stale)}. Run `make docs`.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The documents say what the program does."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from glmimage.cli import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def code_lines(page):
+    """Yield the lines of a page's shell blocks, continued ones joined, comments cut."""
+    for block in re.findall(r"```(?:sh|bash|console)\n(.*?)```", page.read_text("utf-8"), re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.strip() and not line.lstrip().startswith("#"):
+                yield line.strip()
+
+
+def commands(page, program):
+    for line in code_lines(page):
+        words = shlex.split(line, comments=True)
+        if words and Path(words[0]).name == program:
+            yield words
+
+
+def test_generated_pages_are_fresh():
+    done = subprocess.run(
+        [sys.executable, "scripts/generate_docs.py", "--check"],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_glmimage_commands_parse(page):
+    """Parse every command of the page with the real options, without running it."""
+    group = typer.main.get_command(app)
+    for words in commands(page, "glmimage"):
+        if words[1].startswith("--"):
+            continue
+        command = group.commands[words[1]]
+        context = command.make_context(words[1], words[2:])
+        assert context.params
+
+
+def test_the_readme_shows_the_main_commands():
+    assert {words[1] for words in commands(ROOT / "README.md", "glmimage")} >= {"generate"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_exist(page):
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+    for words in commands(page, "make"):
+        assert {word for word in words[1:] if "=" not in word} <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_paths_lead_somewhere(page):
+    text = page.read_text("utf-8")
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_file_tree_of_the_readme_exists():
+    tree = re.search(r"```text\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    assert tree is not None
+    folder = ROOT
+    for line in tree.group(1).splitlines():
+        name = line.split()[0]
+        if not line.startswith(" "):
+            folder = ROOT
+            assert (ROOT / name).exists(), name
+            folder = ROOT / name
+        else:
+            assert (folder / name).exists(), f"{folder.name}/{name}"
