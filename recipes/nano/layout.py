@@ -1,0 +1,84 @@
+"""The numbers that tie nano's parts together: vocabulary, network sizes, and how a design becomes a sequence."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from renderer import CODEBOOK_SIZE
+
+IMAGE_START, IMAGE_END = CODEBOOK_SIZE, CODEBOOK_SIZE + 1
+VISION_VOCAB_SIZE = CODEBOOK_SIZE + 16
+FIRST_BYTE = VISION_VOCAB_SIZE  # text is bytes: id = FIRST_BYTE + byte
+GRID_START, GRID_END, IMAGE_PLACEHOLDER, PAD = (FIRST_BYTE + 256 + i for i in range(4))
+VOCAB_SIZE = FIRST_BYTE + 260
+
+PRIOR_CONFIG = {
+    "hidden_size": 256,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 640,
+    "vocab_size": VOCAB_SIZE,
+    "vision_vocab_size": VISION_VOCAB_SIZE,
+    "max_position_embeddings": 16384,
+    "rms_norm_eps": 1e-5,
+    "pad_token_id": PAD,
+    "eos_token_id": IMAGE_END,
+    # Interleaved sections and a small theta: with the real model's [8, 12, 12] and 10000 the width axis gets only
+    # frequencies below 0.003 rad a column, and a model this small cannot count columns.
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 1000.0,
+        "partial_rotary_factor": 1.0,
+        "mrope_section": [1] * 32,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Ids (S,), positions (3, S) and, for each id, whether it is a prior token to be learnt."""
+
+    ids: np.ndarray
+    positions: np.ndarray
+    is_target: np.ndarray
+
+
+def text_ids(prompt: str) -> list[int]:
+    """Return the ids of a prompt's bytes."""
+    return [FIRST_BYTE + b for b in prompt.encode()]
+
+
+def grid_ids(rows: int, columns: int) -> list[int]:
+    """Return the ids that announce a grid."""
+    return [GRID_START, *text_ids(f"{rows} {columns}"), GRID_END]
+
+
+def grid_positions(base: int, rows: int, columns: int) -> np.ndarray:
+    """Return the M-RoPE positions of a grid that starts at `base`, int (3, rows * columns)."""
+    y, x = np.mgrid[:rows, :columns]
+    return np.stack([np.full(rows * columns, base), base + y.ravel(), base + x.ravel()])
+
+
+def text_to_image_sequence(prompt: str, grids: list[np.ndarray], kept_rows: np.ndarray | None = None) -> Sequence:
+    """Lay out prompt, announced grids, start, then the grids' tokens, small grid first.
+
+    Args:
+        prompt: the text.
+        grids: token grids in the order they are written: [small] or [small, large].
+        kept_rows: rows of the first grid to keep (the curriculum's short sequences), all when None.
+    """
+    rows, columns = grids[-1].shape
+    small_rows, small_columns = grids[0].shape
+    head = [*text_ids(prompt), *grid_ids(rows, columns), *grid_ids(small_rows, small_columns), IMAGE_START]
+    base = len(head)
+    ids, positions = [np.asarray(head)], [np.tile(np.arange(base), (3, 1))]
+    for grid in grids:
+        where = grid_positions(base, *grid.shape)
+        if kept_rows is not None:
+            where = where.reshape(3, *grid.shape)[:, kept_rows].reshape(3, -1)
+            grid = grid[kept_rows]
+        ids.append(grid.ravel())
+        positions.append(where)
+        base += max(grids[0].shape)
+    is_target = np.arange(sum(map(len, ids))) >= len(head)
+    return Sequence(np.concatenate(ids), np.concatenate(positions, axis=1), is_target)

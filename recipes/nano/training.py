@@ -1,0 +1,153 @@
+"""What every training stage shares: a time budget that survives interruption, Muon, averaged weights, a log."""
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+RUNS = Path(__file__).parent / "runs"
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised by Newton-Schulz iterations, for matrices (Jordan et al. 2024)."""
+
+    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self):
+        """Update every matrix that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                momentum = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(momentum, group["momentum"])
+                update = orthogonalise(update.flatten(1)).view_as(p)
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"] * max(1, p.shape[0] / p.flatten(1).shape[1]) ** 0.5)
+
+
+def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
+    """Return the matrix with its singular values near 1 (quintic Newton-Schulz, 5 steps)."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.bfloat16()
+    x = x / (x.norm() + 1e-7)
+    transposed = x.shape[0] > x.shape[1]
+    x = x.T if transposed else x
+    for _ in range(5):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.T if transposed else x).to(matrix.dtype)
+
+
+class Run:
+    """One stage's training: budget in minutes, checkpoint file, JSON-lines log; resumed when its file exists."""
+
+    def __init__(self, name: str, minutes: float, modules: dict[str, nn.Module], optimizers: list):
+        self.path = RUNS / f"{name}.pt"
+        self.log_path = RUNS / f"{name}.jsonl"
+        self.minutes, self.modules, self.optimizers = minutes, modules, optimizers
+        self.base_lrs = [[g["lr"] for g in o.param_groups] for o in optimizers]
+        self.elapsed_s, self.num_steps, self.num_samples = 0.0, 0, 0
+        self._stop = False
+        RUNS.mkdir(exist_ok=True)
+        if self.path.exists():
+            self._resume()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask_to_stop)
+
+    def _ask_to_stop(self, *_):
+        self._stop = True
+
+    def _resume(self):
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=False):
+            optimizer.load_state_dict(saved)
+        self.elapsed_s, self.num_steps, self.num_samples = state["elapsed_s"], state["num_steps"], state["num_samples"]
+        print(f"resumed {self.path.name} at {self.elapsed_s / 60:.1f} min, step {self.num_steps}", flush=True)
+
+    def save(self):
+        """Write the checkpoint under a temporary name, then rename it."""
+        state = {
+            "modules": {k: m.state_dict() for k, m in self.modules.items()},
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "elapsed_s": self.elapsed_s,
+            "num_steps": self.num_steps,
+            "num_samples": self.num_samples,
+        }
+        part = self.path.with_suffix(".part")
+        torch.save(state, part)
+        os.replace(part, self.path)
+
+    def steps(self, warmup: int = 50, save_every_s: float = 120, floor: float = 0.02) -> Iterator[float]:
+        """Yield the progress 0..1 until the budget is spent; sets the learning rates (cosine) and saves on the way."""
+        last_save = time.monotonic()
+        while self.elapsed_s < self.minutes * 60 and not self._stop:
+            start = time.monotonic()
+            progress = self.elapsed_s / (self.minutes * 60)
+            scale = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+            scale *= min(1.0, (self.num_steps + 1) / warmup)
+            for optimizer, lrs in zip(self.optimizers, self.base_lrs, strict=True):
+                for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+                    group["lr"] = lr * scale
+            yield progress
+            self.num_steps += 1
+            self.elapsed_s += time.monotonic() - start
+            if time.monotonic() - last_save > save_every_s:
+                self.save()
+                last_save = time.monotonic()
+        self.save()
+
+    def log(self, **values):
+        """Append one line to the log and print it."""
+        row = {"minutes": round(self.elapsed_s / 60, 2), "steps": self.num_steps, "samples": self.num_samples}
+        row |= {k: round(v, 5) if isinstance(v, float) else v for k, v in values.items()}
+        with self.log_path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+class Average:
+    """An exponential moving average of a module's parameters, whose horizon grows with the number of steps."""
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay, self.num_updates = decay, 0
+        self.values = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module):
+        """Move towards the module's present values."""
+        self.num_updates += 1
+        weight = 1 - min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        for key, value in module.state_dict().items():
+            if value.dtype.is_floating_point:
+                self.values[key].lerp_(value, weight)
+
+    def state_dict(self):
+        """Return the averaged values and the count."""
+        return {"values": self.values, "num_updates": self.num_updates}
+
+    def load_state_dict(self, state):
+        """Restore the averaged values and the count."""
+        self.values, self.num_updates = state["values"], state["num_updates"]
+
+
+def split_parameters(module: nn.Module, matrix_names: tuple[str, ...]) -> tuple[list, list]:
+    """Split parameters into (matrices whose name contains one of `matrix_names`, everything else)."""
+    matrices, rest = [], []
+    for name, p in module.named_parameters():
+        if p.requires_grad:
+            (matrices if p.ndim >= 2 and any(m in name for m in matrix_names) else rest).append(p)
+    return matrices, rest
