@@ -1,0 +1,347 @@
+"""The diffusion decoder: a transformer over glyph tokens and 16 px image patches.
+
+Glyph tokens come first in the sequence and are not rotated. References are run once, without
+glyphs at timestep 0, and are then read as extra keys and values by the conditional pass only.
+Source of the numerics: diffusers' GlmImageTransformer2DModel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import DitConfig
+
+NORM_EPS = 1e-5
+ROPE_THETA = 10000.0
+
+# our name -> the checkpoint's names, concatenated on dim 0; {i} is the number of the layer
+DIT_TENSORS: dict[str, tuple[str, ...]] = {
+    f"{ours}.{kind}": tuple(f"{name}.{kind}" for name in theirs)
+    for ours, theirs in {
+        "patch_in": ["image_projector.proj"],
+        "glyph_in": ["glyph_projector.net.0.proj"],
+        "glyph_out": ["glyph_projector.net.2"],
+        "prior_in": ["prior_projector.net.0.proj"],
+        "prior_out": ["prior_projector.net.2"],
+        "time_in": ["time_condition_embed.timestep_embedder.linear_1"],
+        "time_out": ["time_condition_embed.timestep_embedder.linear_2"],
+        "size_in": ["time_condition_embed.condition_embedder.linear_1"],
+        "size_out": ["time_condition_embed.condition_embedder.linear_2"],
+        "blocks.{i}.modulation": ["transformer_blocks.{i}.norm1.linear"],
+        "blocks.{i}.qkv": [
+            "transformer_blocks.{i}.attn1.to_q",
+            "transformer_blocks.{i}.attn1.to_k",
+            "transformer_blocks.{i}.attn1.to_v",
+        ],
+        "blocks.{i}.attention_out": ["transformer_blocks.{i}.attn1.to_out.0"],
+        "blocks.{i}.ff_in": ["transformer_blocks.{i}.ff.net.0.proj"],
+        "blocks.{i}.ff_out": ["transformer_blocks.{i}.ff.net.2"],
+        "final_modulation": ["norm_out.linear"],
+        "patch_out": ["proj_out"],
+    }.items()
+    for kind in ("weight", "bias")
+} | {"prior_embed.weight": ("prior_token_embedding.weight",)}
+
+
+@dataclass(frozen=True)
+class ReferenceCache:
+    """Keys and values of reference pictures: one (B, heads, R, head_dim) tensor a layer.
+
+    `mask` (B, R) is false where a row has fewer reference tokens than its neighbours.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    mask: Tensor | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return self.keys[0].shape[2]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in (*self.keys, *self.values))
+
+    @classmethod
+    def stack(cls, rows: Sequence[ReferenceCache | None]) -> ReferenceCache | None:
+        """Batch the caches of single pictures; None stands for a row that reads no reference.
+
+        Rows that share one cache share its memory; other rows are padded to the longest.
+        """
+        present = [row for row in rows if row is not None]
+        if not present:
+            return None
+        if all(row is rows[0] for row in rows):
+            keys = tuple(key.expand(len(rows), -1, -1, -1) for key in present[0].keys)
+            values = tuple(value.expand(len(rows), -1, -1, -1) for value in present[0].values)
+            return cls(keys, values)
+        lengths = [row.num_tokens if row else 0 for row in rows]
+        longest = max(lengths)
+        layers = range(len(present[0].keys))
+        keys = tuple(_pad_rows([row.keys[n] if row else None for row in rows]) for n in layers)
+        values = tuple(_pad_rows([row.values[n] if row else None for row in rows]) for n in layers)
+        if min(lengths) == longest:
+            return cls(keys, values)
+        device = keys[0].device
+        mask = torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]
+        return cls(keys, values, mask)
+
+
+class DiT(nn.Module):
+    """Predict the velocity (noise minus picture) of normalised latents."""
+
+    def __init__(self, config: DitConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, time_width = config.inner_dim, config.time_embed_dim
+        patch_values = config.patch_size**2
+        self.patch_in = nn.Linear(config.in_channels * patch_values, width)
+        self.glyph_in = nn.Linear(config.text_embed_dim, width)
+        self.glyph_out = nn.Linear(width, width)
+        self.prior_embed = nn.Embedding(config.prior_vq_quantizer_codebook_size, width)
+        self.prior_in = nn.Linear(width, width)
+        self.prior_out = nn.Linear(width, width)
+        self.time_in = nn.Linear(time_width, time_width)
+        self.time_out = nn.Linear(time_width, time_width)
+        self.size_in = nn.Linear(4 * config.condition_dim, time_width)
+        self.size_out = nn.Linear(time_width, time_width)
+        self.blocks = nn.ModuleList(
+            Block(width, config.num_attention_heads, time_width) for _ in range(config.num_layers)
+        )
+        self.final_modulation = nn.Linear(time_width, 2 * width)
+        self.patch_out = nn.Linear(width, config.out_channels * patch_values)
+        self._rotary: dict[tuple[int, int, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def forward(
+        self,
+        latents: Tensor,
+        glyph_embeds: Tensor,
+        prior_token_ids: Tensor,
+        prior_drop: Tensor,
+        timestep: Tensor,
+        target_size: Tensor,
+        crop_coords: Tensor,
+        glyph_mask: Tensor | None = None,
+        reference_cache: ReferenceCache | None = None,
+    ) -> Tensor:
+        """Return the velocity (B, C, H, W), float32.
+
+        latents (B, C, H, W); glyph_embeds (B, T, E); prior_token_ids (B, H/2 * W/2) at 16 px;
+        prior_drop (B,) bool; timestep (B,) as the schedule gives it to the model; target_size
+        and crop_coords (B, 2) as (height, width) in pixels; glyph_mask (B, T) bool, false on
+        padding, None when there is none.
+        """
+        text = self._glyphs(glyph_embeds)
+        image = self._patches(latents, prior_token_ids, prior_drop)
+        condition = self._condition(timestep, target_size, crop_coords)
+        rotary = self._rotary_tables(latents, text.shape[1])
+        mask = _key_mask(glyph_mask, text, image, reference_cache)
+        for index, block in enumerate(self.blocks):
+            past = None
+            if reference_cache is not None:
+                past = (reference_cache.keys[index], reference_cache.values[index])
+            text, image, _ = block(text, image, condition, rotary, mask, past)
+        scale, shift = self.final_modulation(condition).chunk(2, dim=1)
+        image = self.patch_out(_modulate(image, shift, scale))
+        return self._unpatch(image, latents).float()
+
+    def encode_references(
+        self,
+        latents: Sequence[Tensor],
+        prior_token_ids: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+    ) -> ReferenceCache:
+        """Run the references of one picture and keep their keys and values, in this order.
+
+        For each: latents (C, H, W) normalised, ids (H/2 * W/2,), size (height, width) in pixels.
+        """
+        layers: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.blocks]
+        for latent, ids, size in zip(latents, prior_token_ids, sizes, strict=True):
+            batch = latent[None]
+            zero = torch.zeros(1, 2, device=latent.device)
+            condition = self._condition(zero[:, 0], torch.tensor([size]).to(zero), zero)
+            image = self._patches(batch, ids[None], zero[:, 0].bool())
+            text = image[:, :0]
+            rotary = self._rotary_tables(batch, 0)
+            for block, kept in zip(self.blocks, layers, strict=True):
+                text, image, key_value = block(text, image, condition, rotary, None, None)
+                kept.append(key_value)
+        keys, values = (
+            tuple(torch.cat([pair[side] for pair in kept], dim=2) for kept in layers)
+            for side in (0, 1)
+        )
+        return ReferenceCache(keys, values)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.patch_in.weight.dtype
+
+    def _glyphs(self, glyph_embeds: Tensor) -> Tensor:
+        return self.glyph_out(F.gelu(self.glyph_in(glyph_embeds.to(self.dtype))))
+
+    def _patches(self, latents: Tensor, prior_token_ids: Tensor, prior_drop: Tensor) -> Tensor:
+        """Embed the patches (B, N, D) and add the prior, which a dropped row has as zeros."""
+        size = self.config.patch_size
+        batch, channels, height, width = latents.shape
+        grid = latents.to(self.dtype).reshape(
+            batch, channels, height // size, size, width // size, size
+        )
+        patches = self.patch_in(grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))
+        # multiplied, not indexed: a boolean index waits for the device
+        prior = self.prior_embed(prior_token_ids) * ~prior_drop[:, None, None]
+        return patches + self.prior_out(F.silu(self.prior_in(prior)))
+
+    def _unpatch(self, patches: Tensor, latents: Tensor) -> Tensor:
+        size = self.config.patch_size
+        batch, _, height, width = latents.shape
+        grid = patches.reshape(batch, height // size, width // size, -1, size, size)
+        return grid.permute(0, 3, 1, 4, 2, 5).reshape(batch, -1, height, width)
+
+    def _condition(self, timestep: Tensor, target_size: Tensor, crop_coords: Tensor) -> Tensor:
+        time = _sinusoids(timestep, self.config.time_embed_dim).to(self.dtype)
+        sizes = torch.cat([crop_coords.float(), target_size.float()], dim=1)
+        sizes = _sinusoids(sizes, self.config.condition_dim).flatten(1).to(self.dtype)
+        time = self.time_out(F.silu(self.time_in(time)))
+        return F.silu(time + self.size_out(F.silu(self.size_in(sizes))))
+
+    def _rotary_tables(self, latents: Tensor, num_text: int) -> tuple[Tensor, Tensor]:
+        """Return cos and sin (num_text + N, head_dim / 2); text gets the identity rotation."""
+        height, width = (side // self.config.patch_size for side in latents.shape[-2:])
+        key = (height, width, latents.device)
+        if key not in self._rotary:
+            if len(self._rotary) >= 64:
+                self._rotary.clear()
+            self._rotary[key] = _rotary_table(*key, self.config.attention_head_dim)
+        cos, sin = self._rotary[key]
+        if num_text:
+            cos = torch.cat([cos.new_ones(num_text, cos.shape[1]), cos])
+            sin = torch.cat([sin.new_zeros(num_text, sin.shape[1]), sin])
+        return cos, sin
+
+
+class Block(nn.Module):
+    """Attend and transform both streams with shared weights and a modulation each."""
+
+    def __init__(self, width: int, num_heads: int, time_width: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.modulation = nn.Linear(time_width, 12 * width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.ff_in = nn.Linear(width, 4 * width)
+        self.ff_out = nn.Linear(4 * width, width)
+
+    def forward(
+        self,
+        text: Tensor,
+        image: Tensor,
+        condition: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        past: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Return text (B, T, D), image (B, N, D), and this layer's own keys and values."""
+        lengths = [text.shape[1], image.shape[1]]
+        # (B, 6, 2, D): shift, scale, gate of the attention, then of the MLP; image before text
+        modulation = self.modulation(condition).unflatten(1, (6, 2, -1))
+        of_image, of_text = (modulation[:, :, stream].unbind(1) for stream in (0, 1))
+
+        joined = [_modulate(text, *of_text[:2]), _modulate(image, *of_image[:2])]
+        attended, key_value = self._attend(torch.cat(joined, dim=1), rotary, mask, past)
+        of_both = attended.split(lengths, dim=1)
+        text = torch.addcmul(text, of_both[0], of_text[2][:, None])
+        image = torch.addcmul(image, of_both[1], of_image[2][:, None])
+
+        joined = [_modulate(text, *of_text[3:5]), _modulate(image, *of_image[3:5])]
+        hidden = F.gelu(self.ff_in(torch.cat(joined, dim=1)), approximate="tanh")
+        of_both = self.ff_out(hidden).split(lengths, dim=1)
+        text = torch.addcmul(text, of_both[0], of_text[5][:, None])
+        image = torch.addcmul(image, of_both[1], of_image[5][:, None])
+        return text, image, key_value
+
+    def _attend(
+        self,
+        joined: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        past: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        heads = self.qkv(joined).unflatten(2, (3, self.num_heads, -1)).transpose(1, 3)
+        query, key, value = heads.unbind(2)  # (B, heads, T + N, head_dim)
+        head_dim = (query.shape[-1],)
+        query = _rotate(F.layer_norm(query, head_dim, eps=NORM_EPS), *rotary)
+        key = _rotate(F.layer_norm(key, head_dim, eps=NORM_EPS), *rotary)
+        all_keys, all_values = key, value
+        if past is not None:
+            all_keys = torch.cat([past[0], key], dim=2)
+            all_values = torch.cat([past[1], value], dim=2)
+        attended = F.scaled_dot_product_attention(query, all_keys, all_values, attn_mask=mask)
+        return self.attention_out(attended.transpose(1, 2).flatten(2)), (key, value)
+
+
+def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(
+        shift[:, None], F.layer_norm(x, x.shape[-1:], eps=NORM_EPS), 1 + scale[:, None]
+    )
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate channel i with channel i + head_dim / 2, in float32."""
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+def _rotary_table(
+    height: int, width: int, device: torch.device, head_dim: int
+) -> tuple[Tensor, Tensor]:
+    """Return cos and sin (height * width, head_dim / 2): half of the channels for either axis."""
+    axis = head_dim // 2
+    frequencies = 1 / ROPE_THETA ** (torch.arange(0, axis, 2, dtype=torch.float32) / axis)
+    rows = torch.outer(torch.arange(height), frequencies)[:, None].expand(-1, width, -1)
+    columns = torch.outer(torch.arange(width), frequencies)[None].expand(height, -1, -1)
+    angles = torch.cat([rows, columns], dim=-1).flatten(0, 1).to(device)
+    return angles.cos(), angles.sin()
+
+
+def _sinusoids(values: Tensor, width: int) -> Tensor:
+    """Embed (...) numbers as (..., width): cosines, then sines, of falling frequencies."""
+    half = width // 2
+    # in this order, as the reference does: times 1000, the last bit of a frequency shows
+    steps = torch.arange(half, dtype=torch.float32, device=values.device)
+    angles = values.float()[..., None] * torch.exp(-math.log(10000.0) * steps / half)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _key_mask(
+    glyph_mask: Tensor | None, text: Tensor, image: Tensor, reference_cache: ReferenceCache | None
+) -> Tensor | None:
+    """Return which keys (references, glyphs, image) a row sees (B, 1, 1, K); None when all."""
+    reference_mask = reference_cache.mask if reference_cache is not None else None
+    if glyph_mask is None and reference_mask is None:
+        return None  # no mask at all keeps the fastest attention kernels available
+    batch = image.shape[0]
+    parts = []
+    if reference_cache is not None:
+        seen = text.new_ones(batch, reference_cache.num_tokens, dtype=torch.bool)
+        parts.append(seen if reference_mask is None else reference_mask)
+    seen = text.new_ones(batch, text.shape[1], dtype=torch.bool)
+    parts.append(seen if glyph_mask is None else glyph_mask)
+    parts.append(image.new_ones(batch, image.shape[1], dtype=torch.bool))
+    return torch.cat(parts, dim=1)[:, None, None]
+
+
+def _pad_rows(rows: Sequence[Tensor | None]) -> Tensor:
+    """Batch (1, heads, R, head_dim) tensors, filled with zeros up to the longest."""
+    present = [row for row in rows if row is not None]
+    length = max(row.shape[2] for row in present)
+    batch = present[0].new_zeros(len(rows), present[0].shape[1], length, present[0].shape[3])
+    for target, row in zip(batch, rows, strict=True):
+        if row is not None:
+            target[:, : row.shape[2]] = row[0]
+    return batch
