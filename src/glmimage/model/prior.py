@@ -38,6 +38,10 @@ class KVCache:
     A row lives in one slot: `lengths[slot]` positions are filled, and its attention sees those
     only, so slots are taken, freed and reused at any step. lengths are Python integers, because
     every step needs them on the host.
+
+    one_product: attend for all decoding rows at once, masked by length, instead of row by row.
+    Right where launching kernels is what costs; on a CPU (the default there: False) a product a
+    row costs less, and no row pays for the length of another.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class KVCache:
         shape = (config.num_layers, num_slots, max_length, 2 * config.num_kv_heads, config.head_dim)
         self.buffer = torch.zeros(shape, device=device, dtype=dtype)
         self.lengths = [0] * num_slots
+        self.one_product = self.buffer.device.type != "cpu"
 
     @property
     def num_bytes(self) -> int:
@@ -84,10 +89,7 @@ class _Append:
         device = cache.buffer.device
         self.slot_index = torch.tensor(slots, device=device)
         self.start_index = torch.tensor(self.starts, device=device)
-        # One masked product for all rows where launching kernels is what costs; on a CPU one
-        # product a row costs less, and no row pays for the length of another.
-        self.batched = count == 1 and device.type != "cpu"
-        if self.batched:
+        if cache.one_product and count == 1:
             # rounded up: few different shapes, so few kernels to choose and memory plans to keep
             reach = min(-(-(max(self.starts) + 1) // 64) * 64, cache.max_length)
             positions = torch.arange(reach, device=device)
@@ -106,16 +108,18 @@ class _Append:
         kv_heads = self.cache.num_kv_heads
         # one query a row: the heads that share keys become the query length, nothing is repeated
         grouped = q.view(q.shape[0], kv_heads, -1, q.shape[-1])
-        if self.batched:
-            seen = store.index_select(0, self.slot_index)[:, : self.mask.shape[-1]].transpose(1, 2)
+        if self.cache.one_product:
+            # row 0's padding copies have no slot of their own
+            grouped = grouped[: len(self.slots)]
+            seen = store[:, : self.mask.shape[-1]].index_select(0, self.slot_index).transpose(1, 2)
             out = F.scaled_dot_product_attention(
                 grouped, seen[:, :kv_heads], seen[:, kv_heads:], attn_mask=self.mask
             )
+            parts = [out]
         else:
             parts = [self._decode(layer, row, grouped) for row in range(len(self.slots))]
-            parts += parts[:1] * (q.shape[0] - len(parts))
-            out = torch.cat(parts)
-        return out.reshape(q.shape[0], 1, -1)
+        parts += [parts[0][:1]] * (q.shape[0] - len(self.slots))
+        return torch.cat(parts).reshape(q.shape[0], 1, -1)
 
     def _decode(self, layer: int, row: int, grouped: Tensor) -> Tensor:
         keys, values = self.cache.keys_values(layer, self.slots[row], self.starts[row] + 1)
