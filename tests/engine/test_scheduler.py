@@ -9,8 +9,8 @@ import pytest
 from glmimage.engine.scheduler import Job, Limits, Scheduler
 
 
-def job(name: str, index: int = 0, *, tokens: int = 100, shape: object = "a", patches: int = 1024):
-    return Job((name, index), tokens, shape, patches)
+def job(name: str, index: int = 0, *, tokens: int = 100, patches: int = 1024) -> Job:
+    return Job((name, index), tokens, patches)
 
 
 def write_all(scheduler: Scheduler) -> None:
@@ -49,16 +49,18 @@ def test_a_long_row_is_not_overtaken():
     assert scheduler.plan().admit == (("long", 0),)
 
 
-def test_equal_shapes_are_painted_together_within_the_budget():
+def test_pictures_of_one_request_are_painted_together_within_the_budget():
     scheduler = Scheduler(Limits(decode_patches=2048))
-    for name, shape in (("a", "x"), ("b", "y"), ("c", "x"), ("d", "x")):
-        scheduler.add(job(name, shape=shape))
+    for name, index in (("a", 0), ("b", 0), ("a", 1), ("a", 2)):
+        scheduler.add(job(name, index))
     scheduler.plan()
     write_all(scheduler)
-    assert scheduler.plan().start == (("a", 0), ("c", 0))
+    assert scheduler.plan().start == (("a", 0), ("a", 1))
     assert scheduler.plan().start == ()
     for key in list(scheduler.painting):
         scheduler.picture_painted(key)
+    assert scheduler.plan().start == (("a", 2),)
+    scheduler.picture_painted(("a", 2))
     assert scheduler.plan().start == (("b", 0),)
 
 
@@ -82,21 +84,6 @@ def test_a_request_goes_on_before_the_next_begins():
         order += start
         scheduler.picture_painted(*start)
     assert order == [("a", 0), ("a", 1), ("b", 0)]
-
-
-def test_a_broken_painting_is_repeated_one_by_one():
-    scheduler = Scheduler(Limits())
-    for index in range(3):
-        scheduler.add(job("a", index))
-    scheduler.plan()
-    write_all(scheduler)
-    together = scheduler.plan().start
-    assert len(together) == 3
-    scheduler.paint_alone(together)
-    for index in range(3):
-        assert scheduler.plan().start == (("a", index),)
-        scheduler.picture_painted(("a", index))
-    assert not scheduler.has_work
 
 
 def test_drop_forgets_a_request_in_every_state():
@@ -159,9 +146,7 @@ def test_every_picture_is_painted_whatever_arrives(seed):
         if left and random_.random() < 0.3:
             left -= 1
             for index in range(random_.randint(1, 4)):
-                new = job(
-                    f"r{left}", index, tokens=random_.randint(1, 500), shape=random_.choice("xy")
-                )
+                new = job(f"r{left}", index, tokens=random_.randint(1, 500))
                 added.add(new.key)
                 scheduler.add(new)
         if random_.random() < 0.01 and scheduler.has_work:

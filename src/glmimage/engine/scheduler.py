@@ -7,16 +7,21 @@ Nothing starves: the token loop admits in order of arrival and never lets a late
 painting takes the oldest written picture (a request's pictures go together, at most four of them),
 and when both stages have work each gets about half of the time. With the components staged, a prior
 phase stops admitting as soon as a picture is written, so that the paint phase always comes.
+
+The token loop batches anything with anything, because reading the weights is what costs. Painting
+batches pictures of one request only: a picture of 512 px keeps a large device busy by itself, and
+mates from elsewhere would bring glyphs and references of other lengths, which rules out the fast
+attention kernels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 Key = tuple[str, int]
 
-# Rounds of the token loop between two denoise steps: at least one, and few enough for painting to look alive.
+# Rounds of the token loop between two denoise steps: few enough for a picture to keep moving.
 MAX_PRIOR_TOKENS = 64
 # Weight of the newest measurement in the running cost of a step.
 COST_MEMORY = 0.25
@@ -41,19 +46,17 @@ class Limits:
 class Job:
     """Describe a picture as far as the policy needs it.
 
-    kv_tokens: prompt and prior tokens, the length of its row. shape: pictures of equal shape can be
-    painted together. patches: the size of the picture in 16 px patches.
+    kv_tokens: prompt and prior tokens, the length of its row. patches: its size in 16 px patches.
     """
 
     key: Key
     kv_tokens: int
-    shape: Hashable
     patches: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Say what one step does, in this order: admit, write tokens, start a painting, denoise once."""
+    """Say what one step does, in this order: admit, write tokens, start painting, denoise once."""
 
     admit: tuple[Key, ...] = ()
     num_prior_tokens: int = 0
@@ -70,7 +73,6 @@ class Scheduler:
         self.writing: dict[Key, Job] = {}
         self.written: dict[Key, Job] = {}
         self.painting: dict[Key, Job] = {}
-        self._alone: set[Key] = set()
         self._last_request = ""
         self._phase = "prior"
         self._cost_s: dict[str, float] = {}
@@ -98,20 +100,12 @@ class Scheduler:
     def picture_painted(self, key: Key) -> None:
         """Forget a picture that is done."""
         self.painting.pop(key)
-        self._alone.discard(key)
-
-    def paint_alone(self, keys: tuple[Key, ...]) -> None:
-        """Put the pictures of a broken painting back, each to be painted by itself."""
-        again = {key: self.painting.pop(key) for key in keys}
-        self._alone.update(again)
-        self.written = again | self.written
 
     def drop(self, request_id: str) -> None:
         """Forget every picture of a request, whatever its state."""
         for state in (self.waiting, self.writing, self.written, self.painting):
             for key in [key for key in state if key[0] == request_id]:
                 del state[key]
-                self._alone.discard(key)
 
     def measured(self, stage: str, seconds: float) -> None:
         """Take in what one token round ("prior") or one denoise step ("decode") took."""
@@ -152,19 +146,17 @@ class Scheduler:
         return tuple(admitted)
 
     def _start(self) -> tuple[Key, ...]:
-        # The request painted last goes on first: its references are still in memory.
-        order = sorted(self.written, key=lambda key: key[0] != self._last_request)
-        if not order:
+        if not self.written:
             return ()
-        first = self.written[order[0]]
+        # The request painted last goes on first: its references are still in memory.
+        request_ids = [request_id for request_id, _ in self.written]
+        request_id = self._last_request if self._last_request in request_ids else request_ids[0]
         patches = 0
-        for key in order:
-            job = self.written[key]
-            mate = job.shape == first.shape and not {key, first.key} & self._alone
-            if job is first or (mate and patches + job.patches <= self.limits.decode_patches):
+        for key in [key for key in self.written if key[0] == request_id]:
+            patches += self.written[key].patches
+            if not self.painting or patches <= self.limits.decode_patches:
                 self.painting[key] = self.written.pop(key)
-                patches += job.patches
-        self._last_request = first.key[0]
+        self._last_request = request_id
         return tuple(self.painting)
 
     def _num_prior_tokens(self) -> int:

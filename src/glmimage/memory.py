@@ -1,0 +1,197 @@
+"""Decide where the components live: device, dtype, all at once or stage by stage."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .errors import InvalidSettings, OutOfMemory
+
+GIB = 2**30
+MODES = ("auto", "resident", "staged")
+
+# What the token loop likes to hold: eight 2048 px pictures, or one with four large references.
+KV_TOKENS = 32768
+# Below this the token loop could not even hold one 2048 px picture with its prompt.
+MIN_KV_TOKENS = 8192
+# What the allocator, the kernels' workspaces and the activations of a denoise step take.
+RESERVE_BYTES = 3 * GIB // 2
+# Decoder keys and values that have to fit beside the weights: a reference of 1024 px.
+REFERENCE_PATCHES = 4096
+MAX_PIXELS = 2048 * 2048
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Count what a checkpoint takes at the chosen dtype, in bytes.
+
+    prior, decode: weights of either stage. kv_token: keys and values of one token of the prior.
+    reference_patch: decoder keys and values of one reference patch. vae_pixel: the VAE's decoder
+    at its peak, for each pixel of a picture.
+    """
+
+    prior: int
+    decode: int
+    kv_token: int
+    reference_patch: int
+    vae_pixel: int
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Say what is loaded when.
+
+    kv_tokens: budget of the token loop. vae_pixels: larger pictures go through the VAE in tiles.
+    """
+
+    resident: bool
+    kv_tokens: int
+    vae_pixels: int
+
+    @property
+    def mode(self) -> str:
+        return "resident" if self.resident else "staged"
+
+
+def plan_memory(needs: Needs, free_bytes: int, mode: str = "auto") -> MemoryPlan:
+    """Choose the mode that fits: resident when everything does; raise OutOfMemory when none does.
+
+    The pictures are the same in both modes. Tiling the VAE blends the seams of its tiles, so it is
+    the last resort, and only for the pictures that need it.
+    """
+    if mode not in MODES:
+        raise InvalidSettings(
+            f"Unknown memory mode {mode!r}.", hint=f"Use one of {', '.join(MODES)}."
+        )
+    room = free_bytes - RESERVE_BYTES
+    references = REFERENCE_PATCHES * needs.reference_patch
+    if mode != "staged":
+        spare = room - needs.prior - needs.decode - references
+        comfortable = spare >= KV_TOKENS * needs.kv_token + MAX_PIXELS * needs.vae_pixel
+        if comfortable or mode == "resident":
+            kv_tokens = _kv_tokens(needs, spare)
+            _check(needs.prior + needs.decode + MIN_KV_TOKENS * needs.kv_token, room, mode)
+            return MemoryPlan(
+                True, kv_tokens, _vae_pixels(needs, spare - kv_tokens * needs.kv_token)
+            )
+    _check(max(needs.prior + MIN_KV_TOKENS * needs.kv_token, needs.decode), room, "staged")
+    spare = room - needs.decode - references
+    return MemoryPlan(False, _kv_tokens(needs, room - needs.prior), _vae_pixels(needs, spare))
+
+
+def _kv_tokens(needs: Needs, spare: int) -> int:
+    return max(MIN_KV_TOKENS, min(KV_TOKENS, spare // max(needs.kv_token, 1)))
+
+
+def _vae_pixels(needs: Needs, spare: int) -> int:
+    return max(0, min(MAX_PIXELS, spare // max(needs.vae_pixel, 1)))
+
+
+def _check(least: int, room: int, mode: str) -> None:
+    if least > room:
+        raise OutOfMemory(
+            f"The model needs {(least + RESERVE_BYTES) / GIB:.1f} GiB at once ({mode}), "
+            f"and {max(0, room + RESERVE_BYTES) / GIB:.1f} GiB are free.",
+            hint="Free some memory, or use memory='staged', dtype='bfloat16' or a larger device.",
+        )
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """Return the device asked for, or the best there is: CUDA, then MPS, then CPU."""
+    if device is None or str(device) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise InvalidSettings(
+            f"Unknown device {str(device)!r}.", hint="Use cuda, mps or cpu."
+        ) from None
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present.get(chosen.type, False):
+        raise InvalidSettings(
+            f"This machine has no {chosen.type} device that PyTorch can use.",
+            hint="Leave the device out to have it chosen.",
+        )
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InvalidSettings(
+            f"There is no {chosen}; {torch.cuda.device_count()} CUDA devices were found."
+        )
+    return chosen
+
+
+def choose_dtype(device: torch.device, dtype: str | torch.dtype | None = None) -> torch.dtype:
+    """Return the dtype asked for, or bfloat16 where the hardware computes in it, else float32."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    names = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+    if dtype not in (None, "auto"):
+        if dtype not in names:
+            raise InvalidSettings(
+                f"Unknown dtype {dtype!r}.", hint=f"Use one of {', '.join(names)}."
+            )
+        return names[dtype]
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "mps":
+        fast = torch.backends.mps.is_macos_or_newer(14, 0)
+    else:
+        fast = _cpu_has_bf16()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    return False
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the bytes free on the device now; for the CPU, what a container may still take."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    amounts = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        rows = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        amounts.append(int(rows["MemAvailable"].split()[0]) * 1024)
+    group = Path("/sys/fs/cgroup")
+    limit, used = group / "memory.max", group / "memory.current"
+    if limit.exists() and used.exists() and (text := limit.read_text().strip()).isdigit():
+        amounts.append(int(text) - int(used.read_text()))
+    return min(amounts)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, so that an event is not told before it happened."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn the devices' different words for having no memory left into OutOfMemory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(words in str(error) for words in NO_MEMORY):
+            raise
+        raise OutOfMemory(
+            "The device ran out of memory.",
+            hint="Ask for a smaller picture, fewer references or fewer pictures at once, "
+            "or use memory='staged'.",
+        ) from error

@@ -1,0 +1,155 @@
+"""The components of the two stages, and who of them is in memory."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .memory import MemoryPlan, Needs, choose_device, choose_dtype, free_bytes, plan_memory
+from .model.checkpoint import Checkpoint, resolve_model
+from .model.dit import DiT
+from .model.glyph import GlyphEncoder
+from .model.prior import PriorModel
+from .model.prompt import PromptEncoder
+from .model.sampling import SamplingConfig
+from .model.tensors import OnProgress, read_json
+from .model.vae import VAE
+from .model.vision import VisionTokenizer
+
+
+@dataclass(frozen=True)
+class PriorStage:
+    """What writes priors. suppress: bool (vision vocabulary,), true for ids that are no code."""
+
+    prompt: PromptEncoder
+    vision: VisionTokenizer
+    prior: PriorModel
+    sampling: SamplingConfig
+    suppress: Tensor
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class DecodeStage:
+    """What paints pictures. vae_pixels: a larger picture is decoded in tiles."""
+
+    glyph: GlyphEncoder
+    dit: DiT
+    vae: VAE
+    scheduler_config: Mapping[str, Any]
+    vae_pixels: int
+    device: torch.device
+
+
+class Stages:
+    """Give each stage its components: both at once, or only those of the stage at work.
+
+    Staged, asking for one stage releases the other: keep no component beyond its use.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        dtype: torch.dtype,
+        plan: MemoryPlan,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self.checkpoint, self.device, self.dtype, self.plan = checkpoint, device, dtype, plan
+        self._on_progress = on_progress
+        self._prior: PriorStage | None = None
+        self._decode: DecodeStage | None = None
+        if plan.resident:
+            self.prior()
+            self.decode()
+        self._on_progress = None  # the bar is for the wait before the first picture
+
+    @classmethod
+    def load(
+        cls,
+        model: str = "nano",
+        device: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        memory: str = "auto",
+        on_progress: OnProgress | None = None,
+    ) -> Stages:
+        """Open a checkpoint and load what the memory plan keeps loaded."""
+        chosen = choose_device(device)
+        number = choose_dtype(chosen, dtype)
+        checkpoint = Checkpoint(resolve_model(model))
+        plan = plan_memory(needs(checkpoint, number), free_bytes(chosen), memory)
+        return cls(checkpoint, chosen, number, plan, on_progress)
+
+    def prior(self) -> PriorStage:
+        """Return the prior's components, loaded when they are not there."""
+        if self._prior is None:
+            if not self.plan.resident:
+                self._release()
+            self._prior = self._load_prior()
+        return self._prior
+
+    def decode(self) -> DecodeStage:
+        """Return the decoder's components, loaded when they are not there."""
+        if self._decode is None:
+            if not self.plan.resident:
+                self._release()
+            self._decode = self._load_decode()
+        return self._decode
+
+    def close(self) -> None:
+        """Release everything; what is asked for afterwards is loaded again."""
+        self._release()
+
+    def _release(self) -> None:
+        self._prior = self._decode = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
+
+    def _load_prior(self) -> PriorStage:
+        checkpoint, where = self.checkpoint, (self.device, self.dtype, self._on_progress)
+        config = checkpoint.prior_config
+        sampling = SamplingConfig.from_dict(checkpoint.generation_config)
+        num_codes = checkpoint.vq_config.num_embeddings
+        return PriorStage(
+            prompt=checkpoint.load_prompt(),
+            vision=checkpoint.load_vision(*where),
+            prior=checkpoint.load_prior(*where),
+            sampling=sampling,
+            suppress=sampling.suppress_mask(config.vision_vocab_size, num_codes).to(self.device),
+            device=self.device,
+        )
+
+    def _load_decode(self) -> DecodeStage:
+        checkpoint, where = self.checkpoint, (self.device, self.dtype, self._on_progress)
+        return DecodeStage(
+            glyph=checkpoint.load_glyph(*where),
+            dit=checkpoint.load_dit(*where),
+            vae=checkpoint.load_vae(*where),
+            scheduler_config=checkpoint.scheduler_config,
+            vae_pixels=self.plan.vae_pixels,
+            device=self.device,
+        )
+
+
+def needs(checkpoint: Checkpoint, dtype: torch.dtype) -> Needs:
+    """Count what a checkpoint takes in `dtype`, from its configs and headers alone."""
+    weights = checkpoint.component_bytes(dtype)
+    prior, dit = checkpoint.prior_config, checkpoint.dit_config
+    # the VAE's last blocks hold about four maps of this many channels at the size of the picture
+    channels = read_json(checkpoint.path, "vae/config.json")["block_out_channels"]
+    widest = channels[min(1, len(channels) - 1)]
+    return Needs(
+        prior=weights["prior"] + weights["vision"],
+        decode=weights["dit"] + weights["glyph"] + weights["vae"],
+        kv_token=2 * prior.num_layers * prior.num_kv_heads * prior.head_dim * dtype.itemsize,
+        reference_patch=2 * dit.num_layers * dit.inner_dim * dtype.itemsize,
+        vae_pixel=4 * widest * dtype.itemsize,
+    )

@@ -1,0 +1,201 @@
+"""The loop that writes prior tokens for many pictures at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .model.prior import KVCache
+from .model.prompt import PriorInputs
+from .model.sampling import RandomStream, sample
+from .picture import Picture, share_time
+from .stages import PriorStage
+from .types import Event, PriorProgress, PriorReady, SmallGridReady
+
+NUM_SLOTS = 8
+"""Rows of the loop: reading the weights is what costs, so a few more rows are nearly free."""
+KV_TOKENS = 32768
+"""Rows x longest row: eight 2048 px pictures, or one with four large references."""
+LENGTH_STEP = 256
+"""Rows are given room in steps of so many tokens, so that few lengths mean a new cache."""
+PROGRESS_STEP = 16
+"""Tokens between two reports of a picture's progress: one row of a square preview."""
+
+
+@dataclass(eq=False)
+class _Row:
+    """A picture in the loop; its slot is its own until it leaves."""
+
+    picture: Picture
+    inputs: PriorInputs
+    temperature: float
+    top_p: float
+    stream: RandomStream
+    slot: int = -1
+    num_tokens: int = 0
+
+    @property
+    def num_cached(self) -> int:
+        """Positions in the cache before a step: the prompt, and the tokens but the last."""
+        return self.inputs.input_ids.numel() + self.num_tokens - 1
+
+
+class TokenLoop:
+    """Write one token a row and step; pictures enter and leave between any two steps.
+
+    How many tokens a picture needs is known beforehand and each has its own random number, so that
+    a step waits for nothing from the device: tokens are read when a grid is complete.
+    """
+
+    def __init__(
+        self, stage: PriorStage, num_slots: int = NUM_SLOTS, kv_tokens: int = KV_TOKENS
+    ) -> None:
+        self.prior, self.device = stage.prior, stage.device
+        self.sampling, self._suppress = stage.sampling, stage.suppress
+        self.num_slots, self.kv_tokens = num_slots, kv_tokens
+        self.rows: dict[tuple[str, int], _Row] = {}
+        self.free_slots: list[int] = []
+        self._cache: KVCache | None = None
+        self._tokens = self._positions = torch.empty(0)
+
+    def room(self, length: int) -> int:
+        """Return how many rows of `length` positions may enter now; an empty loop takes one."""
+        longest = max([length, *(row.inputs.max_length for row in self.rows.values())])
+        most = min(self.num_slots, max(1, self.kv_tokens // longest))
+        return max(0, most - len(self.rows))
+
+    @torch.inference_mode()
+    def enter(self, pictures: Sequence[Picture]) -> None:
+        """Take in pictures of one request: read their prompt once, draw a first token for each."""
+        started_s = time.perf_counter()
+        rows = [self._row(picture) for picture in pictures]
+        inputs = rows[0].inputs
+        self._make_room(inputs, len(rows))
+        for row in rows:
+            row.slot = self.free_slots.pop()
+            self.rows[row.picture.key] = row
+        try:
+            slots = [row.slot for row in rows]
+            positions = inputs.decode_position_ids.to(self.device)
+            self._positions[slots, :, : inputs.num_tokens] = positions
+            embeds = self.prior.embed(inputs.input_ids.to(self.device))[None]
+            hidden = self.prior(
+                embeds, inputs.position_ids.to(self.device)[None], self._cache, slots[:1]
+            )
+            for slot in slots[1:]:
+                self._copy_slot(slots[0], slot)
+            self._draw(rows, self.prior.logits(hidden[:, -1]).expand(len(rows), -1))
+        except BaseException:
+            for picture in pictures:
+                self.leave(picture)
+            raise
+        share_time(pictures, "prior_s", started_s)
+
+    def leave(self, picture: Picture) -> None:
+        """Free a picture's row at once; a picture without a row is passed over."""
+        row = self.rows.pop(picture.key, None)
+        if row is not None:
+            self.free_slots.append(row.slot)
+            if self._cache is not None:
+                self._cache.free(row.slot)
+
+    @torch.inference_mode()
+    def step(self, pictures: Sequence[Picture] | None = None) -> list[Event]:
+        """Write one token for every row, or for some; rows that are complete leave.
+
+        A step that raises has changed nothing, so that it can be repeated with fewer rows.
+        """
+        started_s = time.perf_counter()
+        rows = list(self.rows.values())
+        if pictures is not None:
+            rows = [self.rows[picture.key] for picture in pictures]
+        if not rows:
+            return []
+        assert self._cache is not None
+        slots, last = [row.slot for row in rows], [row.num_tokens - 1 for row in rows]
+        for row in rows:
+            self._cache.lengths[row.slot] = row.num_cached
+        embeds = self.prior.embed(self._tokens[slots, last])[:, None]  # (B, 1, D)
+        positions = self._positions[slots, :, last][..., None]  # (B, 3, 1)
+        hidden = self.prior(embeds, positions, self._cache, slots)
+        self._draw(rows, self.prior.logits(hidden[:, -1]))
+        events = [event for row in rows for event in self._report(row)]
+        share_time([row.picture for row in rows], "prior_s", started_s)
+        for row in rows:
+            if row.picture.prior is not None:
+                self.leave(row.picture)
+        return events
+
+    def _row(self, picture: Picture) -> _Row:
+        request = picture.request
+        temperature = request.temperature or self.sampling.temperature
+        top_p = request.top_p or self.sampling.top_p
+        return _Row(picture, picture.encoded, temperature, top_p, RandomStream(picture.seed))
+
+    def _make_room(self, inputs: PriorInputs, count: int) -> None:
+        """Let `count` rows enter, if need be in new buffers that take over the rows of the old."""
+        old = self._cache
+        if (
+            old is not None
+            and count <= len(self.free_slots)
+            and inputs.max_length <= old.max_length
+        ):
+            return
+        rows = list(self.rows.values())
+        length = max([inputs.max_length, *(row.inputs.max_length for row in rows)])
+        length = -(-length // LENGTH_STEP) * LENGTH_STEP
+        num_slots = max(len(rows) + count, min(self.num_slots, self.kv_tokens // length))
+        if not rows:
+            old = self._cache = None  # never both at once when nothing is kept
+        cache = KVCache(
+            self.prior.config, num_slots, length, self.device, self.prior.embed.weight.dtype
+        )
+        tokens = torch.zeros(num_slots, length, dtype=torch.long, device=self.device)
+        positions = torch.zeros(num_slots, 3, length, dtype=torch.long, device=self.device)
+        for slot, row in enumerate(rows):
+            assert old is not None
+            count = row.inputs.num_tokens
+            cache.buffer[:, slot, : row.num_cached] = old.buffer[:, row.slot, : row.num_cached]
+            tokens[slot, :count] = self._tokens[row.slot, :count]
+            positions[slot, :, :count] = self._positions[row.slot, :, :count]
+        for slot, row in enumerate(rows):
+            row.slot = slot
+        self._cache, self._tokens, self._positions = cache, tokens, positions
+        self.free_slots = list(reversed(range(len(rows), num_slots)))
+
+    def _copy_slot(self, source: int, target: int) -> None:
+        """Give a picture what another one of its request has read."""
+        assert self._cache is not None
+        length = self._cache.lengths[source]
+        self._cache.buffer[:, target, :length] = self._cache.buffer[:, source, :length]
+
+    def _draw(self, rows: Sequence[_Row], logits: Tensor) -> None:
+        """Draw the next token of each row from logits (B, V)."""
+        ids = sample(
+            logits,
+            [row.temperature for row in rows],
+            [row.top_p for row in rows],
+            self.sampling.top_k,
+            self._suppress,
+            [row.stream.uniform(row.num_tokens) for row in rows],
+        )
+        self._tokens[[row.slot for row in rows], [row.num_tokens for row in rows]] = ids
+        for row in rows:
+            row.num_tokens += 1
+
+    def _report(self, row: _Row) -> Iterator[Event]:
+        """Say what the row's newest token completes."""
+        key, inputs, count = row.picture.key, row.inputs, row.num_tokens
+        if count % PROGRESS_STEP == 0 or count == inputs.num_tokens:
+            yield PriorProgress(*key, count, inputs.num_tokens)
+        if inputs.small_grid and count == inputs.num_small:
+            small = self._tokens[row.slot, :count].tolist()
+            yield SmallGridReady(*key, inputs.small_grid, tuple(small))
+        if count == inputs.num_tokens:
+            large = inputs.large_tokens(self._tokens[row.slot, :count]).tolist()
+            row.picture.prior = PriorReady(*key, inputs.large_grid, tuple(large))
+            yield row.picture.prior
