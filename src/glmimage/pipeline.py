@@ -53,7 +53,7 @@ PRIOR_STRIDE = 32
 def encode_prompts(stage: PriorStage, pictures: Sequence[Picture]) -> None:
     """Tokenise the prompts, and their references with the vision encoder, once a request."""
     for _, group in groupby(pictures, key=lambda picture: picture.request_id):
-        images = list(group)
+        started_s, images = time.perf_counter(), list(group)
         request = images[0].request
         inputs = stage.prompt.encode(
             request.prompt, request.height, request.width, request.source_images
@@ -66,6 +66,7 @@ def encode_prompts(stage: PriorStage, pictures: Sequence[Picture]) -> None:
             inputs = replace(fill_sources(inputs, source_ids), pixel_values=None)
         for picture in images:
             picture.inputs, picture.source_ids = inputs, tuple(source_ids)
+        share_time(images, "prior_s", started_s)
 
 
 def write_priors(
@@ -94,6 +95,7 @@ def encode_references(stage: DecodeStage, picture: Picture) -> ReferenceCache | 
     """
     if not picture.source_ids:
         return None
+    started_s = time.perf_counter()
     latents, prior_ids, sizes = [], [], []
     grids = picture.encoded.source_grids
     for image, ids, grid in zip(
@@ -104,7 +106,9 @@ def encode_references(stage: DecodeStage, picture: Picture) -> ReferenceCache | 
         latents.append(stage.vae.encode(image, size))
         prior_ids.append(upsample_prior(ids, grid).to(stage.device))
         sizes.append(size)
-    return stage.dit.encode_references(latents, prior_ids, sizes)
+    references = stage.dit.encode_references(latents, prior_ids, sizes)
+    share_time([picture], "denoise_s", started_s)
+    return references
 
 
 @torch.inference_mode()
@@ -172,8 +176,10 @@ def generate(stages: Stages, pictures: Sequence[Picture]) -> Iterator[Event]:
     for request_id in dict.fromkeys(picture.request_id for picture in pictures):
         yield Queued(request_id)
     # stages are not bound to names here: staged, one must be gone before the other is loaded
-    encode_prompts(stages.prior(), pictures)
-    yield from write_priors(stages.prior(), pictures, kv_tokens=stages.plan.kv_tokens)
+    unread = [p for p in pictures if p.prior is None or p.request.source_images]
+    if unread:
+        encode_prompts(stages.prior(), unread)
+        yield from write_priors(stages.prior(), unread, kv_tokens=stages.plan.kv_tokens)
     for _, group in groupby(pictures, key=lambda picture: picture.request_id):
         images = list(group)
         references = encode_references(stages.decode(), images[0])

@@ -16,8 +16,11 @@ attention kernels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from ..types import GenerationRequest
 
 Key = tuple[str, int]
 
@@ -25,6 +28,9 @@ Key = tuple[str, int]
 MAX_PRIOR_TOKENS = 64
 # Weight of the newest measurement in the running cost of a step.
 COST_MEMORY = 0.25
+# What chat template, grid sizes and markers may add to the bytes of a prompt.
+TEMPLATE_TOKENS = 64
+PREVIEW_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -166,3 +172,20 @@ class Scheduler:
             return 1
         rounds = round(self._cost_s["decode"] / max(self._cost_s["prior"], 1e-9))
         return max(1, min(rounds, MAX_PRIOR_TOKENS))
+
+
+def num_patches(request: GenerationRequest) -> int:
+    """Return the size of a request's pictures in 16 px patches."""
+    return (request.height // 16) * (request.width // 16)
+
+
+def row_length(request: GenerationRequest) -> int:
+    """Bound the tokens of a request's row from above, without a tokeniser."""
+    length = len(request.prompt.encode()) + TEMPLATE_TOKENS
+    length += PREVIEW_TOKENS + (request.height // 32) * (request.width // 32)
+    for image in request.source_images:
+        # scaled to at least 512 px on the short side, then to at most 2048 px on the long one
+        scale = max(1.0, 512 / min(image.size))
+        scale = min(scale, 2048 / max(image.size))
+        length += math.prod(math.ceil(side * scale / 32) for side in image.size)
+    return length

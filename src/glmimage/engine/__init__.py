@@ -1,0 +1,1 @@
+"""Many requests at once: engine (add, step, abort), scheduler (policy), runner (execution)."""
