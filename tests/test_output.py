@@ -46,8 +46,9 @@ def test_names(wanted, picture_format, num_images, expected, chosen):
     [
         ("a.webp", None, "Unknown picture format '.webp'"),
         ("a.png", "jpeg", "not a name for a jpeg file"),
-        ("..", None, "names a folder"),
-        (".", None, "names a folder"),
+        ("..", None, "is a folder"),
+        (".", None, "is a folder"),
+        ("/tmp", None, "is a folder"),
     ],
 )
 def test_names_that_are_refused(wanted, picture_format, says):

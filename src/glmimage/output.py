@@ -45,8 +45,8 @@ def choose_paths(
     The suffix decides the format; `picture_format` adds one where there is none. Raise OutputError.
     """
     path = Path(f"glmimage-{seed}") if wanted is None else wanted
-    if path.name in ("", "..") or str(wanted).endswith(("/", os.sep)):
-        raise OutputError(f"{str(wanted)!r} names a folder, not a file.", hint="Add a file name.")
+    if path.name in ("", "..") or path.is_dir():
+        raise OutputError(f"{str(wanted)!r} is a folder.", hint="Add a file name.")
     known = SUFFIXES.get(path.suffix.lower())
     if known is None and path.suffix and wanted is not None and picture_format is None:
         raise OutputError(

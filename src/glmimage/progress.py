@@ -40,11 +40,12 @@ class Progress:
     ) -> None:
         self._bars.stop()
 
-    def load(self, what: str, done: int, total: int) -> None:
-        """Show how much of the model is loaded."""
-        self._show("loading", 0, f"load {what}", done, total)
-        if done >= total:
-            self._bars.remove_task(self._tasks.pop(("loading", 0)))
+    def load(self, component: str, done_bytes: int, total_bytes: int) -> None:
+        """Show how much of a component is loaded, in MB."""
+        done, total = done_bytes // 1_000_000, max(total_bytes // 1_000_000, 1)
+        self._show("load", 0, f"load {component} (MB)", done, total)
+        if done_bytes >= total_bytes:
+            self._bars.remove_task(self._tasks.pop(("load", 0)))
 
     def show(self, event: Event) -> None:
         """Move the bar an event speaks of."""
