@@ -32,7 +32,7 @@ class VAE(nn.Module):
 
         The picture is resized to `size` (height, width), by default down to multiples of 16.
         """
-        pixels = self.preprocess(image, size)[None]
+        pixels = self.preprocess(image, size)
         weight = next(self.autoencoder.parameters())
         posterior = self.autoencoder.encode(pixels.to(weight.device, weight.dtype)).latent_dist
         latents = posterior.mode()[0].float()
@@ -49,11 +49,12 @@ class VAE(nn.Module):
         return pixels.round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu()
 
     def preprocess(self, image: Image.Image, size: tuple[int, int] | None = None) -> Tensor:
-        """Return pixels (3, H, W) in -1..1, resized with Lanczos as the reference does."""
+        """Return pixels (1, 3, H, W) in -1..1, resized with Lanczos as the reference does."""
         multiple = 2 * self.scale_factor  # a latent patch of the DiT is 2 x 2
         height, width = size or tuple(side // multiple * multiple for side in reversed(image.size))
         rgb = image.convert("RGB")
         if rgb.size != (width, height):
             rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
         pixels = torch.from_numpy(np.array(rgb, dtype=np.float32) / 255.0)
-        return (2.0 * pixels - 1.0).permute(2, 0, 1).contiguous()
+        # left in channels-last memory: the convolutions of the reference see it so as well
+        return (2.0 * pixels - 1.0)[None].permute(0, 3, 1, 2)
