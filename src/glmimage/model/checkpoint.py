@@ -287,7 +287,7 @@ class Checkpoint:
                 raise CheckpointInvalid(
                     f"{folder}/config.json describes no network that can be built: {error}"
                 ) from error
-            parts = parts_of(model, network.table)
+            parts = parts_of(model, network.table, self._stored[folder])
             check_shapes(folder, model, parts, self._stored[folder])
             self._parts[name] = parts
             used.setdefault(folder, set()).update(

@@ -39,9 +39,13 @@ def resolve_model(name_or_path: str | Path, local_files_only: bool = False) -> P
             )
         return NANO
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    try:
+        found = str(name_or_path) != "" and path.exists()
+    except (OSError, ValueError):  # too long, or with a null byte: nothing can be there
+        found = False
+    if found and path.is_dir():
         return path
-    if path.exists():
+    if found:
         raise ModelNotFound(
             f"{name_or_path} is a file, not the folder of a checkpoint.",
             hint="Give the folder with model_index.json in it.",
@@ -49,7 +53,7 @@ def resolve_model(name_or_path: str | Path, local_files_only: bool = False) -> P
     repository = _REPOSITORY.fullmatch(str(name_or_path))
     if repository is None:
         raise ModelNotFound(
-            f"There is no model or folder {str(name_or_path)!r}.",
+            f"There is no model or folder {str(name_or_path)[:200]!r}.",
             hint="Give nano, the folder of a checkpoint, or a Hugging Face id such as "
             "zai-org/GLM-Image.",
         )

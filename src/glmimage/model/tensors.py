@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,16 +143,26 @@ def _read_header(root: Path, name: str) -> dict[str, StoredTensor]:
     return found
 
 
-def parts_of(model: nn.Module, table: TensorTable | None) -> dict[str, tuple[str, ...]]:
-    """Name the stored tensors of every parameter; without a table the names are the same."""
-    names = [name for name, _ in model.named_parameters()]
+def parts_of(
+    model: nn.Module, table: TensorTable | None, stored: Container[str]
+) -> dict[str, tuple[str, ...]]:
+    """Name the stored tensors of every parameter; without a table the names are the same.
+
+    A tied parameter has several names there, and is stored under any of them.
+    """
     if table is None:
-        return {name: (name,) for name in names}
+        aliases: dict[int, list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            aliases.setdefault(id(parameter), []).append(name)
+        return {
+            names[0]: (next((name for name in names if name in stored), names[0]),)
+            for names in aliases.values()
+        }
     parts = {}
-    for name in names:
+    for name, _ in model.named_parameters():
         layer = _LAYER.search(name)
-        stored = table[_LAYER.sub(".{i}.", name, count=1)]
-        parts[name] = tuple(part.format(i=layer[1]) for part in stored) if layer else stored
+        theirs = table[_LAYER.sub(".{i}.", name, count=1)]
+        parts[name] = tuple(part.format(i=layer[1]) for part in theirs) if layer else theirs
     return parts
 
 
