@@ -1,0 +1,141 @@
+"""Where a model lives: the plan as a table, device and dtype as asked for."""
+
+import pytest
+import torch
+
+from glmimage.errors import InvalidSettings, OutOfMemory
+from glmimage.memory import (
+    GIB,
+    MAX_PIXELS,
+    Needs,
+    choose_device,
+    choose_dtype,
+    free_bytes,
+    memory_errors,
+    plan_memory,
+)
+from glmimage.model.checkpoint import Checkpoint
+from glmimage.stages import needs
+
+# GLM-Image in bfloat16, by the sizes of its public config files
+REAL = Needs(
+    prior=int(18.6 * GIB),
+    decode=int(14.3 * GIB),
+    kv_token=2 * 40 * 2 * 128 * 2,
+    reference_patch=2 * 30 * 2560 * 2,
+    vae_pixel=4 * 256 * 2,
+)
+SMALL = Needs(GIB // 16, GIB // 16, 10_000, 10_000, 512)
+ALL, NONE = MAX_PIXELS, 0
+
+
+@pytest.mark.parametrize(
+    ("model", "free_gib", "asked", "mode", "kv_tokens", "vae_pixels"),
+    [
+        (REAL, 79, "auto", "resident", 32768, ALL),
+        (REAL, 47, "auto", "resident", 32768, ALL),
+        (REAL, 44, "auto", "staged", 32768, ALL),
+        (REAL, 39, "auto", "staged", 32768, ALL),
+        (REAL, 39, "resident", "resident", 32768, range(1024**2, 1536**2)),
+        (REAL, 79, "staged", "staged", 32768, ALL),
+        (REAL, 23.5, "auto", "staged", 32768, range(1280**2, ALL)),
+        (REAL, 21, "auto", "staged", range(8192, 32768), range(1024**2, 1536**2)),
+        (SMALL, 8, "auto", "resident", 32768, ALL),
+        (SMALL, 2, "auto", "staged", 32768, range(512**2, 1024**2)),
+    ],
+)
+def test_the_plan(model, free_gib, asked, mode, kv_tokens, vae_pixels):
+    plan = plan_memory(model, int(free_gib * GIB), asked)
+    assert plan.mode == mode
+    for value, expected in ((plan.kv_tokens, kv_tokens), (plan.vae_pixels, vae_pixels)):
+        assert value in expected if isinstance(expected, range) else value == expected
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "asked"), [(8, "auto"), (16, "staged"), (20, "resident"), (0, "auto")]
+)
+def test_a_model_that_cannot_fit_is_refused_before_loading(free_gib, asked):
+    with pytest.raises(OutOfMemory, match=r"needs \d+\.\d GiB at once"):
+        plan_memory(REAL, free_gib * GIB, asked)
+
+
+def test_whatever_is_planned_fits():
+    for quarter in range(82, 4 * 80):
+        free = quarter * GIB // 4
+        plan = plan_memory(REAL, free)
+        kv = plan.kv_tokens * REAL.kv_token
+        paint = REAL.decode + plan.vae_pixels * REAL.vae_pixel
+        stages = REAL.prior + kv, paint
+        assert (sum(stages) if plan.resident else max(stages)) < free
+
+
+def test_unknown_mode():
+    with pytest.raises(InvalidSettings, match="memory mode 'fast'"):
+        plan_memory(SMALL, GIB, "fast")
+
+
+def test_needs_are_counted_from_the_checkpoint(tiny_dir):
+    checkpoint = Checkpoint(tiny_dir)
+    full, half = needs(checkpoint, torch.float32), needs(checkpoint, torch.bfloat16)
+    stored = sum(file.stat().st_size for file in tiny_dir.rglob("*.safetensors"))
+    assert 0.9 * stored < full.prior + full.decode < stored
+    assert full.prior == 2 * half.prior
+    assert full.decode == 2 * half.decode
+    assert half.kv_token == 2 * 3 * 2 * 32 * 2  # keys and values, 3 layers, 2 heads of 32, 2 bytes
+    assert half.reference_patch == 2 * 3 * 64 * 2
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:x", "meta", "cuda:99"])
+def test_devices_that_are_not_there(device):
+    with pytest.raises(InvalidSettings):
+        choose_device(device)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_the_device_is_chosen(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert choose_device(None).type == expected
+    assert choose_device("cpu").type == "cpu"
+
+
+def test_the_dtype_asked_for():
+    cpu = torch.device("cpu")
+    assert choose_dtype(cpu, "bfloat16") == torch.bfloat16
+    assert choose_dtype(cpu, torch.float16) == torch.float16
+    with pytest.raises(InvalidSettings, match="'int4'"):
+        choose_dtype(cpu, "int4")
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_cuda_computes_in_bfloat16_only_where_the_hardware_does(monkeypatch, fast):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: fast)
+    expected = torch.bfloat16 if fast else torch.float32
+    assert choose_dtype(torch.device("cuda"), None) == expected
+
+
+def test_free_memory_is_within_the_machine():
+    free = free_bytes(torch.device("cpu"))
+    assert 2**20 < free < 2**50
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("MPS backend out of memory"),
+    ],
+)
+def test_every_word_for_no_memory_is_one_error(error):
+    with pytest.raises(OutOfMemory), memory_errors():
+        raise error
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="shapes"), memory_errors():
+        raise RuntimeError("shapes do not match")
