@@ -1,7 +1,10 @@
 """The command line as a person meets it: pictures, sentences, exit codes."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -14,7 +17,10 @@ FAST = ["--size", "square", "--steps", "2", "--device", "cpu", "--dtype", "float
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Work in an empty folder, with references beside it."""
+    """Work in an empty folder, with references beside it, whatever this machine has set."""
+    for name in [name for name in os.environ if name.startswith("GLMIMAGE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # what --quiet sets is taken back
     pictures = tmp_path / "references"
     pictures.mkdir()
     Image.effect_noise((128, 96), 60).convert("RGB").save(pictures / "photo.jpg")
@@ -152,11 +158,24 @@ def test_an_unknown_model_gets_one_sentence(folder, capsys, model):
     assert list(folder.iterdir()) == []
 
 
-def test_an_unreachable_model_gets_one_sentence(folder, capsys, monkeypatch):
-    """Offline, an id that was never downloaded cannot be had."""
-    monkeypatch.setenv("GLMIMAGE_OFFLINE", "1")
-    monkeypatch.setenv("GLMIMAGE_CACHE_DIR", str(folder.parent / "cache"))
-    assert "some/model" in refused(capsys, ["generate", "a", *FAST, "--model", "some/model"])
+def test_an_unreachable_model_gets_one_sentence(folder):
+    """Offline, an id that was never downloaded cannot be had; told before torch is imported."""
+    done = subprocess.run(
+        [sys.executable, "-m", "glmimage", "generate", "a", "--model", "some/model"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "GLMIMAGE_OFFLINE": "1",
+            "GLMIMAGE_CACHE_DIR": str(folder.parent / "cache"),
+        },
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    assert "some/model" in done.stderr
+    assert list(folder.iterdir()) == []
 
 
 def test_a_disk_that_fills_up_leaves_no_file(folder, capsys, tiny_dir, monkeypatch):

@@ -38,6 +38,7 @@ def in_fresh_interpreter(script, *arguments):
         (["generate", "A poster", "--image", "absent.png"], 2),
         (["generate", "A poster", "--device", "tpu"], 2),
         (["generate", "A poster", "-o", "absent/a.png"], 2),
+        (["generate", "A poster", "--model", "nowhere"], 2),
         (["make-tiny", str(ROOT)], 2),
     ],
 )

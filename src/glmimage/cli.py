@@ -45,6 +45,54 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Prompt = Annotated[
+    str, typer.Argument(metavar="PROMPT", help="What to paint; words to be written, in quotes.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Where to write; several pictures are numbered. By default glmimage-SEED.png.",
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PRESET|WxH",
+        help=f"{', '.join(SIZE_PRESETS)}, or such as 1024x576: both sides "
+        f"{MIN_SIDE} to {MAX_SIDE} in steps of {SIDE_STEP}. By default square_hd.",
+    ),
+]
+Width = Annotated[int | None, typer.Option(help="Instead of --size, with --height.")]
+Height = Annotated[int | None, typer.Option(help="Instead of --size, with --width.")]
+Steps = Annotated[int, typer.Option(help=f"Denoise steps, {MIN_STEPS} to {MAX_STEPS}.")]
+Guidance = Annotated[
+    float, typer.Option(help=f"Guidance scale, {MIN_GUIDANCE:g} to {MAX_GUIDANCE:g}; 1 is none.")
+]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same picture. By default random.")]
+NumImages = Annotated[int, typer.Option(help=f"How many pictures, 1 to {MAX_IMAGES}.")]
+References = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help=f"A reference picture, up to {MAX_SOURCE_IMAGES} times, the main subject first.",
+    ),
+]
+Model = Annotated[
+    str | None, typer.Option(help="nano, a folder in the diffusers layout, or a Hugging Face id.")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Memory = Annotated[
+    str | None, typer.Option(help="resident, staged (one stage at a time on the device), or auto.")
+]
+PictureFormat = Annotated[
+    Literal["png", "jpeg"] | None,
+    typer.Option("--format", help="By default the name of FILE decides, or png."),
+]
+
 
 def _show_version(asked: bool) -> None:
     if asked:
@@ -64,62 +112,21 @@ def _glmimage(
 
 @app.command()
 def generate(
-    prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help="What to paint; words to be written, in quotes.")
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Where to write; several pictures are numbered. By default glmimage-SEED.png.",
-            show_default=False,
-        ),
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PRESET|WxH",
-            help=f"{', '.join(SIZE_PRESETS)}, or such as 1024x576: both sides "
-            f"{MIN_SIDE} to {MAX_SIDE} in steps of {SIDE_STEP}. By default square_hd.",
-            show_default=False,
-        ),
-    ] = None,
-    width: Annotated[int | None, typer.Option(help="Instead of --size, with --height.")] = None,
-    height: Annotated[int | None, typer.Option(help="Instead of --size, with --width.")] = None,
-    steps: Annotated[
-        int, typer.Option(help=f"Denoise steps, {MIN_STEPS} to {MAX_STEPS}.")
-    ] = GenerationRequest.num_inference_steps,
-    guidance: Annotated[
-        float,
-        typer.Option(help=f"Guidance scale, {MIN_GUIDANCE:g} to {MAX_GUIDANCE:g}; 1 is none."),
-    ] = GenerationRequest.guidance_scale,
-    seed: Annotated[
-        int | None, typer.Option(help="Same seed, same picture. By default random.")
-    ] = None,
-    num_images: Annotated[int, typer.Option(help=f"How many pictures, 1 to {MAX_IMAGES}.")] = 1,
-    image: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help=f"A reference picture, up to {MAX_SOURCE_IMAGES} times, the main subject first.",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="nano, a folder in the diffusers layout, or a Hugging Face id."),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(help="resident, staged (one stage at a time on the device), or auto."),
-    ] = None,
-    picture_format: Annotated[
-        Literal["png", "jpeg"] | None,
-        typer.Option("--format", help="By default the name of FILE decides, or png."),
-    ] = None,
+    prompt: Prompt,
+    output: Output = None,
+    size: Size = None,
+    width: Width = None,
+    height: Height = None,
+    steps: Steps = GenerationRequest.num_inference_steps,
+    guidance: Guidance = GenerationRequest.guidance_scale,
+    seed: Seed = None,
+    num_images: NumImages = 1,
+    image: References = None,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    memory: Memory = None,
+    picture_format: PictureFormat = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -201,15 +208,15 @@ def _paint(
     """Run the pipeline into `files`; return the seed of each picture and the seconds by stage."""
     from .progress import Progress
 
-    os.environ.update(settings.hub_environment())
     seeds: dict[int, int] = {}
     timings: dict[str, float] = {}
+    folder = _find_model(settings, visible=visible)
     started = perf_counter()
     with Progress(request.num_images, visible=visible) as progress:
         from .pipeline import Pipeline
 
         pipeline = Pipeline.load(
-            settings.model,
+            str(folder),
             device=None if settings.device == "auto" else settings.device,
             dtype=None if settings.dtype == "auto" else settings.dtype,
             memory=settings.memory,
@@ -227,6 +234,16 @@ def _paint(
                     timings[name] = timings.get(name, 0.0) + seconds
     timings["total_s"] = perf_counter() - started
     return [seeds[index] for index in range(request.num_images)], timings
+
+
+def _find_model(settings: Settings, *, visible: bool) -> Path:
+    """Return the model's folder, downloading what is missing; needs no torch to refuse a name."""
+    os.environ.update(settings.hub_environment())
+    if not visible:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    from .model.hub import resolve_model
+
+    return resolve_model(settings.model)
 
 
 def _describe(
