@@ -1,6 +1,7 @@
 """A picture file is complete or absent, whatever happens meanwhile."""
 
 import errno
+import io
 import os
 import resource
 import shutil
@@ -9,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -201,3 +203,22 @@ def test_a_new_folder_appears_complete_or_not_at_all(tmp_path):
     assert names(tmp_path) == ["new"]
     with pytest.raises(OutputError, match="already exists"):
         NewFolder(tmp_path / "new")
+
+
+@pytest.mark.parametrize("picture_format", ["png", "jpeg"])
+def test_pictures_that_do_not_compress_are_encoded(picture_format):
+    noise = np.random.default_rng(0).integers(0, 255, (1024, 1024, 3), dtype=np.uint8)
+    content = output.encode_picture(Image.fromarray(noise), picture_format)
+    with Image.open(io.BytesIO(content)) as image:
+        close = np.abs(np.asarray(image).astype(int) - noise).mean()
+    assert close == 0 if picture_format == "png" else close < 8
+
+
+def test_jpeg_keeps_coloured_letters_sharp():
+    """Halved colour resolution would smear a one-pixel red stroke on blue."""
+    picture = Image.new("RGB", (64, 64), (0, 0, 255))
+    picture.paste((255, 0, 0), (32, 0, 33, 64))
+    with Image.open(io.BytesIO(output.encode_picture(picture, "jpeg"))) as image:
+        red, _, blue = image.getpixel((32, 32))
+    assert red > 200
+    assert blue < 60

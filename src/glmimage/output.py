@@ -160,10 +160,13 @@ class NewFolder:
 
 
 def encode_picture(image: Image.Image, picture_format: Format) -> bytes:
-    """Return the file's bytes: PNG, or JPEG at full colour resolution, for the sake of letters."""
+    """Return the file's bytes: PNG, or JPEG at full colour resolution, for the sake of letters.
+
+    JPEG without PIL's `optimize`: it fails on pictures that do not compress.
+    """
     buffer = io.BytesIO()
     if picture_format == "jpeg":
-        image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)
+        image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     else:
         image.save(buffer, "PNG")
     return buffer.getvalue()
