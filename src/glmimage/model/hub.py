@@ -28,7 +28,7 @@ _REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+)
 def resolve_model(name_or_path: str | Path, local_files_only: bool = False) -> Path:
     """Return the folder of "nano", of a path, or of owner/name[@revision] on Hugging Face.
 
-    A download fetches only what is needed, goes on where an earlier one stopped, and is not made
+    A download fetches only what is needed and no complete file twice, and is not made
     when HF_HUB_OFFLINE or local_files_only says so. Raises ModelNotFound or DownloadFailed.
     """
     if str(name_or_path) == "nano":
@@ -97,6 +97,6 @@ def _download(repository: str, revision: str | None, local_files_only: bool) -> 
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DownloadFailed(
             f"The download of {repository} stopped: {reason}",
-            hint="Run the same command again: it goes on where it stopped.",
+            hint="Run the same command again: complete files are not downloaded again.",
         ) from error
     return Path(folder)
