@@ -120,15 +120,15 @@ def test_another_process_makes_the_same_picture(pipe, tiny_dir):
         "from glmimage import Pipeline\n"
         "torch.manual_seed(99)\n"
         "pipe = Pipeline.load(sys.argv[1], device='cpu', dtype='float32')\n"
-        "made = pipe.generate('A red \"sign\"', width=512, height=544,"
-        " num_inference_steps=2, seed=11, num_images=2)\n"
+        "made = pipe.generate('A red \"sign\"', width=512, height=512,"
+        " num_inference_steps=1, seed=11, num_images=2)\n"
         "for image in made.images: print(hashlib.sha256(image.tobytes()).hexdigest())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tiny_dir)], capture_output=True, text=True, check=True
     )
     made = pipe.generate(
-        'A red "sign"', width=512, height=544, num_inference_steps=2, seed=11, num_images=2
+        'A red "sign"', width=512, height=512, num_inference_steps=1, seed=11, num_images=2
     )
     here = [hashlib.sha256(image.tobytes()).hexdigest() for image in made.images]
     assert done.stdout.split() == here
