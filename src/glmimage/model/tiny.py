@@ -50,8 +50,8 @@ def make_tiny(directory: str | Path, seed: int = 0) -> Path:
         _write_dit(root / "transformer", generator)
         _write_glyph(root, generator)
         _write_vae(root / "vae", generator)
-    _write_processor(root / "processor")
-    _write_scheduler(root)
+    write_processor(root / "processor", SPECIAL_TOKENS, FIRST_BYTE)
+    write_scheduler(root)
     return root
 
 
@@ -170,7 +170,11 @@ def _write_vae(folder: Path, generator: torch.Generator) -> None:
     _write_shards(folder, "diffusion_pytorch_model", model, num_shards=1)
 
 
-def _write_processor(folder: Path) -> None:
+def write_processor(folder: Path, special_tokens: dict[str, int], first_byte: int) -> None:
+    """Write a processor whose tokenizer reads bytes, id = first_byte + byte.
+
+    special_tokens: the six names of SPECIAL_TOKENS and their ids.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import (
         GlmImageImageProcessorPil,
@@ -178,8 +182,8 @@ def _write_processor(folder: Path) -> None:
         PreTrainedTokenizerFast,
     )
 
-    vocab = {symbol: FIRST_BYTE + byte for byte, symbol in enumerate(_byte_symbols())}
-    tokenizer = Tokenizer(models.BPE(vocab={**vocab, **SPECIAL_TOKENS}, merges=[]))
+    vocab = {symbol: first_byte + byte for byte, symbol in enumerate(_byte_symbols())}
+    tokenizer = Tokenizer(models.BPE(vocab={**vocab, **special_tokens}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
@@ -202,7 +206,8 @@ def _write_processor(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def _write_scheduler(root: Path) -> None:
+def write_scheduler(root: Path) -> None:
+    """Write the real model's schedule and the index of the components."""
     scheduler = {
         "_class_name": "FlowMatchEulerDiscreteScheduler",
         "num_train_timesteps": 1000,

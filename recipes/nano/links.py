@@ -1,0 +1,167 @@
+"""Measure each link of nano on the same held-out designs: drawing, VAE, decoder from true tokens, prior read back."""
+
+import argparse
+import json
+
+import numpy as np
+import torch
+from decoder import Decoder, glyph_batch, shift_of
+from diffusers import AutoencoderKL
+from layout import text_to_image_sequence
+from PIL import Image
+from prior import Prior
+from prompts import load_words, random_design, write_prompt
+from renderer import CHARS, HEADLINE_STYLES, NUM_GLYPH_CLASSES, NUM_TEXT_TOKENS, BackgroundCodebook, draw, prior_tokens
+from scoring import edit_distance, score
+from training import RUNS
+from vae import to_tensor
+
+NUM_VARIANTS = 2 * len(HEADLINE_STYLES) + 1
+
+
+def to_picture(decoded: torch.Tensor) -> np.ndarray:
+    """Turn (1, 3, H, W) in -1..1 into uint8 (H, W, 3)."""
+    return ((decoded[0].float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+
+
+@torch.no_grad()
+def paint(decoder: Decoder, vae: AutoencoderKL, tokens: np.ndarray, prompt: str, seed: int, num_steps: int):
+    """Denoise from true tokens with guidance 1.5 and decode, uint8 (512, 512, 3)."""
+    import random
+
+    rows, columns = tokens.shape
+    height, width = 32 * rows, 32 * columns
+    x = torch.randn(1, 16, 4 * rows, 4 * columns, generator=torch.Generator().manual_seed(seed))
+    tokens_t = torch.from_numpy(tokens.astype(np.int64))[None].expand(2, -1, -1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        embeds, mask = decoder.encode_glyphs(*glyph_batch([prompt, ""], random.Random(0), 0.0), 2)
+    timesteps = np.linspace(1000, 1, num_steps + 1)[:-1].astype(np.int64)
+    u = timesteps / 1000
+    mu = shift_of(height, width)
+    sigmas = [*(mu * u / (mu * u + 1 - u)), 0.0]
+    size = torch.tensor([[height, width]] * 2).float()
+    for i, t in enumerate(timesteps):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            both = decoder(
+                x.expand(2, -1, -1, -1).bfloat16(),
+                embeds,
+                mask,
+                tokens_t,
+                torch.tensor([1.0, 0.0]),
+                torch.full((2,), float(t - 1)),
+                size,
+            ).float()
+        velocity = both[1:] + 1.5 * (both[:1] - both[1:])
+        x = x + (sigmas[i + 1] - sigmas[i]) * velocity
+    mean = torch.tensor(vae.config.latents_mean).view(1, 16, 1, 1)
+    std = torch.tensor(vae.config.latents_std).view(1, 16, 1, 1)
+    return to_picture(vae.decode(x * std + mean).sample)
+
+
+@torch.no_grad()
+def write_grid(prior: Prior, prompt: str, rows: int = 16, columns: int = 16) -> np.ndarray:
+    """Write the small grid greedily, without a cache: int (rows, columns)."""
+    empty = np.zeros((rows, columns), np.int64)
+    sequence = text_to_image_sequence(prompt, [empty])
+    ids, positions = torch.from_numpy(sequence.ids), torch.from_numpy(sequence.positions)[None]
+    start = len(ids) - rows * columns
+    table = prior.head.merged()[: NUM_TEXT_TOKENS + 900]
+    caches: list = [None] * len(prior.layers)
+    x_ids, first = ids[:start], 0
+    for step in range(rows * columns):
+        hidden = _forward_cached(prior, x_ids[None], positions[:, :, first : first + len(x_ids)], caches)
+        token = int((hidden[0, -1].float() @ table.T).argmax())
+        ids[start + step] = token
+        first += len(x_ids)
+        x_ids = ids[start + step : start + step + 1]
+    return ids[start:].view(rows, columns).numpy()
+
+
+def _forward_cached(prior, ids, positions, caches):
+    import torch.nn.functional as F
+    from prior import HEAD_DIM, rotate
+
+    cos, sin = prior.rotary(positions)
+    x = F.embedding(ids, torch.cat([prior.codes.merged(), prior.text]))
+    for i, layer in enumerate(prior.layers):
+        attention, h = layer.self_attn, layer.input_layernorm(x)
+        split = lambda t, n: t.view(1, -1, n, HEAD_DIM).transpose(1, 2)  # noqa: E731
+        q = rotate(split(attention.q_proj(h), attention.num_heads), cos, sin)
+        k = rotate(split(attention.k_proj(h), attention.num_kv_heads), cos, sin)
+        v = split(attention.v_proj(h), attention.num_kv_heads)
+        if caches[i] is not None:
+            k, v = torch.cat([caches[i][0], k], 2), torch.cat([caches[i][1], v], 2)
+        is_first = caches[i] is None
+        caches[i] = (k, v)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=is_first, enable_gqa=True)
+        x = x + layer.post_self_attn_layernorm(attention.o_proj(out.transpose(1, 2).reshape(1, x.shape[1], -1)))
+        x = x + layer.post_mlp_layernorm(layer.mlp(layer.post_attention_layernorm(x)))
+    return prior.norm(x)
+
+
+def read_back(tokens: np.ndarray) -> list[str]:
+    """Read the letters of a token grid, one string a row of upper halves or small glyphs, without blanks' widths."""
+    lines = []
+    for row in tokens:
+        letters = ""
+        for token in row:
+            variant = token % NUM_GLYPH_CLASSES % NUM_VARIANTS
+            upper = token < NUM_TEXT_TOKENS and (variant % 2 == 0 or variant == NUM_VARIANTS - 1)
+            letters += CHARS[token % NUM_GLYPH_CLASSES // NUM_VARIANTS] if upper else " "
+        if letters.strip():
+            lines.append(letters.strip())
+    return lines
+
+
+def main() -> None:
+    """Print the measures as JSON and write a sheet of pictures: drawing, VAE, decoder, a column a design."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--raw", action="store_true")
+    parser.add_argument("--parts", default="draw,vae,decoder,prior")
+    args = parser.parse_args()
+    from pack import load_run
+
+    _, words = load_words()
+    codebook = BackgroundCodebook.load(RUNS / "background_codebook.json")
+    parts = args.parts.split(",")
+    designs = [random_design(81_000_000 + i, words) for i in range(args.num)]
+    prompts = [write_prompt(d, 81_000_000 + i) for i, d in enumerate(designs)]
+    texts = [[line.text for line in d.lines if line.style != "small"] for d in designs]
+    rows: dict[str, list[np.ndarray]] = {"draw": [draw(d) for d in designs]}
+    if "vae" in parts or "decoder" in parts:
+        vae = AutoencoderKL.from_pretrained(RUNS / "vae").eval().requires_grad_(False)
+    if "vae" in parts:
+        encode = lambda p: vae.decode(vae.encode(to_tensor([p])).latent_dist.mode()).sample  # noqa: E731
+        rows["vae"] = [to_picture(encode(p)) for p in rows["draw"]]
+    if "decoder" in parts:
+        decoder = load_run("decoder", Decoder(codebook.centres), "decoder", not args.raw)
+        rows["decoder"] = [
+            paint(decoder, vae, prior_tokens(d, codebook), p, i, args.steps)
+            for i, (d, p) in enumerate(zip(designs, prompts, strict=True))
+        ]
+    result: dict[str, object] = {}
+    for name, pictures in rows.items():
+        scores = [score(p, t) for p, t in zip(pictures, texts, strict=True)]
+        found, similar = sum((s[0] for s in scores), []), sum((s[1] for s in scores), [])
+        result[name] = {"word_accuracy": round(float(np.mean(found)), 3), "ned": round(float(np.mean(similar)), 3)}
+    if "prior" in parts:
+        prior = load_run("prior", Prior(codebook.centres), "prior", not args.raw)
+        found, similar = [], []
+        for design, prompt in zip(designs, prompts, strict=True):
+            lines = read_back(write_grid(prior, prompt))
+            wanted = [line.text for line in design.lines]
+            print(wanted, "->", lines, flush=True)
+            read = {w for line in lines for w in line.split()}
+            for word in " ".join(wanted).split():
+                found.append(word in read)
+                similar.append(max((1 - edit_distance(word, r) / max(len(word), len(r)) for r in read), default=0.0))
+        result["prior"] = {"word_accuracy": round(float(np.mean(found)), 3), "ned": round(float(np.mean(similar)), 3)}
+    sheet = np.concatenate([np.concatenate(pictures, axis=1) for pictures in rows.values()], axis=0)
+    Image.fromarray(sheet).save(RUNS / "links.png")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Put the trained parts together as a checkpoint in the public folder layout, bf16, and check what was written."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from decoder import CONFIG, GLYPH_CONFIG, Decoder
+from diffusers import AutoencoderKL
+from glmimage.model.tiny import write_processor, write_scheduler
+from layout import (
+    CODEBOOK_SIZE,
+    FIRST_BYTE,
+    GRID_END,
+    GRID_START,
+    IMAGE_END,
+    IMAGE_PLACEHOLDER,
+    IMAGE_START,
+    PAD,
+    PRIOR_CONFIG,
+    VISION_VOCAB_SIZE,
+)
+from prior import Prior
+from renderer import BackgroundCodebook
+from safetensors.torch import save_file
+from tokenizer import CODE_DIM, VISION_CONFIG, CellEncoder
+from torch import nn
+from training import RUNS
+from transformers import ByT5Tokenizer, GenerationConfig, GlmImageConfig, GlmImageForConditionalGeneration
+
+DESTINATION = Path(__file__).parents[2] / "src/glmimage/checkpoints/nano"
+SPECIAL_TOKENS = {
+    "<|image_start|>": IMAGE_START,
+    "<|image_end|>": IMAGE_END,
+    "<|pad|>": PAD,
+    "<|image|>": IMAGE_PLACEHOLDER,
+    "<grid>": GRID_START,
+    "</grid>": GRID_END,
+}
+
+
+def load_run(name: str, module: nn.Module, key: str, averaged: bool) -> nn.Module:
+    """Fill a module from a run's checkpoint, from the averaged weights when asked."""
+    state = torch.load(RUNS / f"{name}.pt", map_location="cpu", weights_only=True)["modules"]
+    module.load_state_dict(state["average"]["values"] if averaged else state[key])
+    return module.eval().requires_grad_(False)
+
+
+def prior_state(prior: Prior) -> dict[str, torch.Tensor]:
+    """Return the prior's tensors under the reference's names, tables merged."""
+    state = {"model.language_model.embed_tokens.weight": torch.cat([prior.codes.merged(), prior.text])}
+    for name, value in prior.state_dict().items():
+        if name.startswith(("layers.", "norm.")):
+            state[f"model.language_model.{name}"] = value
+    state["lm_head.weight"] = prior.head.merged()
+    return state
+
+
+def vision_state(encoder: CellEncoder, like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tokenizer's tensors under the reference's names; attention and position embedding are zero."""
+    state = {k: torch.zeros_like(v) for k, v in like.items() if k.startswith(("model.visual.", "model.vqmodel."))}
+    for name in state:
+        if "norm1.weight" in name:
+            state[name].fill_(1.0)
+    patch = state["model.visual.patch_embed.proj.weight"]
+    patch.copy_(encoder.patch.weight.view_as(patch))
+    state["model.visual.patch_embed.proj.bias"].copy_(encoder.patch.bias)
+    for i, block in enumerate(encoder.blocks):
+        for ours, theirs in (("norm2", "norm2"), ("fc1", "mlp.fc1"), ("fc2", "mlp.fc2")):
+            state[f"model.visual.blocks.{i}.{theirs}.weight"].copy_(block[ours].weight)
+            state[f"model.visual.blocks.{i}.{theirs}.bias"].copy_(block[ours].bias)
+    conv = state["model.vqmodel.quant_conv.weight"]
+    conv.copy_(encoder.quant_conv.weight.view_as(conv))
+    state["model.vqmodel.quant_conv.bias"].copy_(encoder.quant_conv.bias)
+    state["model.vqmodel.quantize.embedding.weight"].copy_(nn.functional.normalize(encoder.codes, dim=-1))
+    return state
+
+
+def write(folder: Path, state: dict[str, torch.Tensor], stem: str) -> None:
+    """Write tensors in bf16 as one safetensors file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().to(torch.bfloat16).contiguous() for k, v in state.items()}
+    save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+
+
+def main() -> None:
+    """Write the checkpoint folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=DESTINATION)
+    parser.add_argument("--raw", action="store_true", help="last weights instead of averaged ones")
+    parser.add_argument("--temperature", type=float, default=0.6)
+    parser.add_argument("--top-p", type=float, default=0.6)
+    args = parser.parse_args()
+    out: Path = args.out
+    centres = BackgroundCodebook.load(RUNS / "background_codebook.json").centres
+    prior = load_run("prior", Prior(centres), "prior", not args.raw)
+    decoder = load_run("decoder", Decoder(centres), "decoder", not args.raw)
+    encoder = load_run("tokenizer", CellEncoder(centres), "encoder", averaged=False)
+
+    text_config = {**PRIOR_CONFIG, "hidden_act": "silu", "attention_bias": True, "tie_word_embeddings": False}
+    config = GlmImageConfig(
+        text_config=text_config,
+        vision_config=VISION_CONFIG,
+        vq_config={
+            "embed_dim": CODE_DIM,
+            "num_embeddings": CODEBOOK_SIZE,
+            "latent_channels": VISION_CONFIG["hidden_size"],
+        },
+        image_token_id=IMAGE_PLACEHOLDER,
+        image_start_token_id=IMAGE_START,
+        image_end_token_id=IMAGE_END,
+    )
+    reference = GlmImageForConditionalGeneration(config)
+    like = reference.state_dict()
+    state = prior_state(prior) | vision_state(encoder, like)
+    reference.load_state_dict(state)
+    folder = out / "vision_language_encoder"
+    write(folder, state, "model")
+    config.architectures = ["GlmImageForConditionalGeneration"]
+    config.dtype = "bfloat16"
+    config.save_pretrained(folder)
+    GenerationConfig(
+        do_sample=True,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        eos_token_id=IMAGE_END,
+        pad_token_id=PAD,
+        suppress_tokens=list(range(CODEBOOK_SIZE, VISION_VOCAB_SIZE)),
+    ).save_pretrained(folder)
+
+    dit_state = {k: v for k, v in decoder.dit.state_dict().items() if k != "prior_token_embedding.weight"}
+    dit_state["prior_token_embedding.weight"] = decoder.embedding.merged()
+    write(out / "transformer", dit_state, "diffusion_pytorch_model")
+    decoder.dit.save_config(out / "transformer")
+
+    glyph_state = {k: v for k, v in decoder.glyphs.state_dict().items() if k != "encoder.embed_tokens.weight"}
+    write(out / "text_encoder", glyph_state, "model")
+    glyph_config = decoder.glyphs.config
+    glyph_config.architectures = ["T5EncoderModel"]
+    glyph_config.tokenizer_class = "ByT5Tokenizer"
+    glyph_config.save_pretrained(out / "text_encoder")
+    ByT5Tokenizer().save_pretrained(out / "tokenizer")
+
+    vae = AutoencoderKL.from_pretrained(RUNS / "vae")
+    write(out / "vae", vae.state_dict(), "diffusion_pytorch_model")
+    vae.save_config(out / "vae")
+    write_processor(out / "processor", SPECIAL_TOKENS, FIRST_BYTE)
+    write_scheduler(out)
+    size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    print(json.dumps({"path": str(out), "bytes": size, "dit": CONFIG, "glyph": GLYPH_CONFIG["d_model"]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Train nano's semantic tokenizer: the vision encoder and codebook that turn a reference picture into prior tokens.
+
+The ids are fixed beforehand (renderer.py), so that the prior and the decoder need not wait for this stage: the
+encoder learns to name each cell as the renderer does. It sees one cell at a time (attention and position embedding
+are zero), hence the same id wherever the cell stands.
+Expected on one CPU core after 5 minutes: .97 of text cells and .85 of the others right.
+"""
+
+import argparse
+import random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from prompts import load_words, random_design, text_wall
+from renderer import CODEBOOK_SIZE, NUM_TEXT_TOKENS, BackgroundCodebook, draw, prior_tokens
+from torch import nn
+from training import RUNS, Run
+from vae import _shapes, _texture
+
+VISION_CONFIG = {
+    "hidden_size": 192,
+    "depth": 2,
+    "num_heads": 4,
+    "intermediate_size": 384,
+    "patch_size": 16,
+    "image_size": 64,
+    "in_channels": 3,
+    "attention_bias": True,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-6,
+    "spatial_merge_size": 1,
+}
+CODE_DIM = 64
+PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class CellEncoder(nn.Module):
+    """Patch embedding, MLP blocks and projection of the reference's vision encoder, and the codebook."""
+
+    def __init__(self, centres: np.ndarray):
+        super().__init__()
+        hidden, inner = VISION_CONFIG["hidden_size"], VISION_CONFIG["intermediate_size"]
+        self.patch = nn.Linear(3 * 16 * 16, hidden)
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "norm2": nn.LayerNorm(hidden, eps=VISION_CONFIG["layer_norm_eps"]),
+                    "fc1": nn.Linear(hidden, inner),
+                    "fc2": nn.Linear(inner, hidden),
+                }
+            )
+            for _ in range(VISION_CONFIG["depth"])
+        )
+        self.quant_conv = nn.Linear(hidden, CODE_DIM)
+        codes = torch.randn(CODEBOOK_SIZE, CODE_DIM)
+        codes[NUM_TEXT_TOKENS:] = (torch.from_numpy(centres) * 2 - 1) @ torch.randn(centres.shape[1], CODE_DIM) * 0.5
+        self.codes = nn.Parameter(codes)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors (N, 64) of half-resolution patches (N, 768), channels first, normalised."""
+        x = self.patch(patches)
+        for block in self.blocks:
+            x = x + block["fc2"](F.gelu(block["fc1"](block["norm2"](x))))
+        return F.normalize(self.quant_conv(x), dim=-1)
+
+
+def patches_of(picture: np.ndarray) -> torch.Tensor:
+    """Cut a picture, uint8 (H, W, 3), into half-resolution patches as the processor does: float32 (cells, 768)."""
+    height, width = picture.shape[0] // 2, picture.shape[1] // 2
+    half = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC), np.float32) / 255
+    half = (half - np.float32(PIXEL_MEAN)) / np.float32(PIXEL_STD)
+    blocks = half.reshape(height // 16, 16, width // 16, 16, 3).transpose(0, 2, 4, 1, 3)
+    return torch.from_numpy(np.ascontiguousarray(blocks)).reshape(-1, 768)
+
+
+def sample(rng: random.Random, words: list[str], codebook: BackgroundCodebook) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw a picture of 8 x 8 cells or a whole design and return its patches and tokens."""
+    kind = rng.random()
+    if kind < 0.4:
+        design = text_wall(rng.getrandbits(40), words, 8, 8)
+    elif kind < 0.7:
+        design = random_design(rng.getrandbits(40), words)
+    else:
+        from renderer import background_features
+
+        picture = _shapes(rng, 8)[:256, :256] if kind < 0.85 else _texture(rng, 256)
+        return patches_of(picture), torch.from_numpy(codebook.tokens(background_features(picture, 32)).ravel())
+    return patches_of(draw(design)), torch.from_numpy(prior_tokens(design, codebook).ravel())
+
+
+def main() -> None:
+    """Train until the budget is spent."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=6)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    words, held_out = load_words()
+    codebook = BackgroundCodebook.load(RUNS / "background_codebook.json")
+    encoder = CellEncoder(codebook.centres)
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    run = Run("tokenizer", args.minutes, {"encoder": encoder}, [optimizer])
+    rng = random.Random(run.num_steps)
+    for _ in run.steps():
+        parts = [sample(rng, words, codebook) for _ in range(10)]
+        patches, targets = torch.cat([p for p, _ in parts]), torch.cat([t for _, t in parts])
+        # Plain cells repeat: each distinct answer of a batch counts by the root of its number.
+        counts = torch.bincount(targets, minlength=CODEBOOK_SIZE)[targets].float()
+        logits = 30 * encoder(patches) @ F.normalize(encoder.codes, dim=-1).T
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        loss = (losses * counts.rsqrt()).sum() / counts.rsqrt().sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        run.num_samples += len(targets)
+        if run.num_steps % 100 == 0:
+            right, is_text = logits.argmax(-1) == targets, targets < NUM_TEXT_TOKENS
+            run.log(loss=loss.item(), text=right[is_text].float().mean().item(), other=right[~is_text].float().mean().item())
+
+
+if __name__ == "__main__":
+    main()
