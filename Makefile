@@ -1,6 +1,9 @@
 # make demo   paint one poster with the small model that ships with the package
 # make test   everything CI checks
 # make setup  the environment both need, in .venv; does nothing when it is up to date
+# make docs   the pages that are read off the code and the measurements
+# make bench  measure, and write the results down
+# make nano   train the small model from nothing
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,11 +39,13 @@ lint: setup
 docs: setup
 	$(BIN)/python scripts/generate_docs.py
 
+# hours on a CPU; each part goes on where it stopped
 nano: setup
-	$(BIN)/python -m recipes.nano.make
+	cd recipes/nano && for part in vae tokenizer prior decoder pack; do ../../$(BIN)/python $$part.py || exit 1; done
 
 bench: setup
-	$(BIN)/python -m bench.infer
+	$(BIN)/python bench/infer.py
+	$(BIN)/python scripts/generate_docs.py
 
 clean:
 	rm -rf $(VENV) build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
