@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import GlmImageConfig, GlmImageForConditionalGeneration
 
+from glmimage.model.checkpoint import Checkpoint
 from glmimage.model.config import PriorConfig
 from glmimage.model.prior import PRIOR_TENSORS, KVCache, PriorModel, upsample_prior
 from glmimage.model.prompt import PromptEncoder, fill_sources
@@ -35,8 +36,8 @@ def encoder(reference):
 
 
 @pytest.fixture(scope="module")
-def prior(encoder):
-    return prior_like(encoder)
+def prior(tiny_dir):
+    return Checkpoint(tiny_dir).load_prior()
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,7 @@ def prompts(reference):
 
 @pytest.fixture(scope="module")
 def sampling(tiny_dir):
-    path = tiny_dir / "vision_language_encoder" / "generation_config.json"
-    return SamplingConfig.from_dict(json.loads(path.read_text()))
+    return SamplingConfig.from_dict(Checkpoint(tiny_dir).generation_config)
 
 
 def prior_like(encoder):
@@ -336,6 +336,23 @@ def test_a_prompt_may_be_read_in_pieces(prompts, encoder, prior):
     ]
     assert (torch.cat(parts, dim=1) - whole).abs().max() < 1e-5
     assert cache.lengths == [0, 0, embeds.shape[1]]
+
+
+@pytest.mark.parametrize("one_product", [False, True], ids=["row-by-row", "one-product"])
+def test_bfloat16_decodes_what_float32_does(tiny_dir, prompts, encoder, prior, one_product):
+    """Three rows, so that nothing is padded to their number by chance; within bfloat16's digits."""
+    rows = list(requests(prompts, encoder))[:3]
+    narrow = Checkpoint(tiny_dir).load_prior(dtype=torch.bfloat16)
+    cache = KVCache(narrow.config, 3, max(r.max_length for r, _ in rows), dtype=torch.bfloat16)
+    cache.one_product = one_product
+    for slot, (inputs, _) in enumerate(rows):
+        narrow(narrow.embed(inputs.input_ids[None]), inputs.position_ids[None], cache, [slot])
+    tokens = torch.stack([tokens[0] for _, tokens in rows])
+    positions = torch.stack([inputs.decode_position_ids[:, :1] for inputs, _ in rows])
+    found = narrow.logits(narrow(narrow.embed(tokens[:, None]), positions, cache)[:, 0])
+    expected = torch.cat([alone(prior, inputs, tokens[:1])[1:] for inputs, tokens in rows])
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().max() < 0.1 < expected.std()
 
 
 def test_the_cache_refuses_what_it_cannot_hold(prior):

@@ -1,6 +1,5 @@
 """Reference images to prior tokens: those of transformers, whatever stands beside them."""
 
-import json
 import re
 
 import numpy as np
@@ -9,7 +8,8 @@ import torch
 from PIL import Image
 
 from glmimage.errors import CheckpointInvalid
-from glmimage.model.config import VisionConfig, VQConfig
+from glmimage.model.checkpoint import Checkpoint
+from glmimage.model.config import VQConfig
 from glmimage.model.prompt import PromptEncoder
 from glmimage.model.vision import VISION_IGNORED, VISION_TENSORS, VisionTokenizer
 
@@ -35,17 +35,8 @@ def encoder(reference):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(encoder):
-    """Build ours with the reference's tensors, through the published table."""
-    config = json.loads(encoder.config.to_json_string(use_diff=False))
-    ours = VisionTokenizer(VisionConfig.from_dict(config), VQConfig.from_dict(config))
-    theirs, state = encoder.state_dict(), {}
-    for name in ours.state_dict():
-        layer = "".join(re.findall(r"layers\.(\d+)\.", name))
-        (source,) = VISION_TENSORS[re.sub(r"layers\.\d+\.", "layers.{i}.", name)]
-        state[name] = theirs[source.replace("{i}", layer)]
-    ours.load_state_dict(state)
-    return ours.eval()
+def tokenizer(tiny_dir):
+    return Checkpoint(tiny_dir).load_vision()
 
 
 def pictures(sizes):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import PriorConfig
-from .layers import GatedMLP, Rotary, pad_rows
+from .layers import GatedMLP, Rotary, RowLinear, pad_rows, padding_of
 
 _LAYER = "model.language_model.layers.{i}."
 PRIOR_TENSORS: dict[str, tuple[str, ...]] = {
@@ -177,8 +177,8 @@ class PriorLayer(nn.Module):
         )
         num_rows = (config.num_heads + 2 * config.num_kv_heads) * dim
         self.norm_in = nn.RMSNorm(width, eps)
-        self.qkv = nn.Linear(width, num_rows, bias=config.attention_bias)
-        self.out = nn.Linear(config.num_heads * dim, width, bias=False)
+        self.qkv = RowLinear(width, num_rows, bias=config.attention_bias)
+        self.out = RowLinear(config.num_heads * dim, width, bias=False)
         self.norm_attention = nn.RMSNorm(width, eps)
         self.norm_mlp_in = nn.RMSNorm(width, eps)
         self.mlp = GatedMLP(width, config.intermediate_size)
@@ -208,7 +208,7 @@ class PriorModel(nn.Module):
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(PriorLayer(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.head = nn.Linear(config.hidden_size, config.vision_vocab_size, bias=False)
+        self.head = RowLinear(config.hidden_size, config.vision_vocab_size, bias=False)
         self._rotary = Rotary(config)
 
     def forward(
@@ -232,7 +232,8 @@ class PriorModel(nn.Module):
             chosen = chosen.tolist() if isinstance(chosen, Tensor) else list(chosen)
             step = _Append(cache, chosen, count)
             if count == 1:
-                embeds, position_ids = pad_rows(embeds), pad_rows(position_ids)
+                missing = padding_of(embeds)
+                embeds, position_ids = pad_rows(embeds, missing), pad_rows(position_ids, missing)
         tables = self._rotary.tables(position_ids, embeds.dtype)
         x = embeds
         for index, layer in enumerate(self.layers):
@@ -242,7 +243,8 @@ class PriorModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 scores (B, vision_vocab_size) of the next token for hidden (B, D)."""
-        return self.head(pad_rows(hidden))[: hidden.shape[0]].float()
+        padded = pad_rows(hidden, padding_of(hidden))
+        return self.head(padded[:, None])[: hidden.shape[0], 0].float()
 
 
 def upsample_prior(prior_token_ids: Tensor, grid: tuple[int, int]) -> Tensor:
