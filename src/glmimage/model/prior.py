@@ -94,6 +94,10 @@ class _Append:
             reach = min(-(-(max(self.starts) + 1) // 64) * 64, cache.max_length)
             positions = torch.arange(reach, device=device)
             self.mask = (positions <= self.start_index[:, None])[:, None, None]  # (B, 1, 1, reach)
+            # neighbouring slots are read where they lie, others are gathered
+            first, stop = slots[0], slots[0] + len(slots)
+            neighbours = list(slots) == list(range(first, stop))
+            self.where = slice(first, stop) if neighbours else self.slot_index
 
     def attend(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
         """Store kv (B, S, 2 * kv_heads, d), let q (B, S, heads, d) look; return (B, S, heads * d).
@@ -111,7 +115,7 @@ class _Append:
         if self.cache.one_product:
             # row 0's padding copies have no slot of their own
             grouped = grouped[: len(self.slots)]
-            seen = store[:, : self.mask.shape[-1]].index_select(0, self.slot_index).transpose(1, 2)
+            seen = store[self.where, : self.mask.shape[-1]].transpose(1, 2)
             out = F.scaled_dot_product_attention(
                 grouped, seen[:, :kv_heads], seen[:, kv_heads:], attn_mask=self.mask
             )
