@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,7 +111,6 @@ def test_every_preset_is_paintable():
 
 
 def test_numpy_whole_numbers_become_ints():
-    np = pytest.importorskip("numpy")
     request = GenerationRequest("A poster", width=np.int64(512), seed=np.uint32(7))
     assert type(request.width) is int
     assert type(request.seed) is int
@@ -118,6 +118,9 @@ def test_numpy_whole_numbers_become_ints():
 
 def test_seeded_keeps_a_seed_and_draws_a_missing_one():
     assert GenerationRequest("A poster", seed=0).seeded().seed == 0
+    request = GenerationRequest("A poster", source_images=[Image.new("RGB", (64, 64))])
+    assert request.seeded().source_images[0] is request.source_images[0]
+    assert request.seed is None
     drawn = {GenerationRequest("A poster").seeded().seed for _ in range(5)}
     assert len(drawn) == 5
     assert all(0 <= seed < 2**32 for seed in drawn)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import math
 import operator
 import secrets
@@ -40,7 +40,7 @@ SIZE_PRESETS: dict[str, tuple[int, int]] = {  # name -> (width, height)
 }
 
 
-@dataclass(frozen=True, kw_only=False)
+@dataclass(frozen=True)
 class GenerationRequest:
     """Ask for `num_images` pictures of one prompt; a value that exists is a value that is valid.
 
@@ -88,7 +88,9 @@ class GenerationRequest:
         """Return the request with a seed: its own, or a random one below 2**32."""
         if self.seed is not None:
             return self
-        return dataclasses.replace(self, seed=secrets.randbelow(2**32))
+        seeded = copy.copy(self)  # everything but the seed is checked, and the references are held
+        object.__setattr__(seeded, "seed", secrets.randbelow(2**32))
+        return seeded
 
 
 def image_seed(seed: int, image_index: int) -> int:
