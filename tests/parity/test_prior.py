@@ -14,7 +14,7 @@ from glmimage.model.checkpoint import Checkpoint
 from glmimage.model.config import PriorConfig
 from glmimage.model.prior import PRIOR_TENSORS, KVCache, PriorModel, upsample_prior
 from glmimage.model.prompt import PromptEncoder, fill_sources
-from glmimage.model.sampling import RandomStream, SamplingConfig, sample
+from glmimage.model.sampling import RandomStream, SamplingConfig, sample, sorted_distribution
 
 CASES = {  # name -> (height, width, sizes (width, height) of the references)
     "text": (128, 256, []),
@@ -245,6 +245,31 @@ def test_ours_alone_equals_theirs_in_a_padded_batch(reference, encoder, prompts,
     for row, inputs in enumerate(rows):
         found = write(prior, inputs, sampling, lambda position: 0.5, temperature=0.0, bias=bias)
         assert torch.equal(found, output[row, width : width + count])
+
+
+def test_the_filters_that_generate_really_applies(encoder, sampling):
+    """Also what generation_config.json does not say: transformers keeps 50 tokens by default."""
+    config, _ = encoder._prepare_generation_config(None, do_sample=True)
+    processors = encoder._get_logits_processor(config, input_ids_seq_length=3)
+    logits = 3 * torch.randn(8, 272, generator=torch.Generator().manual_seed(0))
+    expected = processors(torch.zeros(8, 3, dtype=torch.long), logits).softmax(-1)
+    suppress = sampling.suppress_mask(272, 256)
+    weights, ids = sorted_distribution(
+        logits,
+        [sampling.temperature] * 8,
+        [sampling.top_p] * 8,
+        sampling.top_k,
+        suppress,
+    )
+    found = torch.zeros_like(logits).scatter(-1, ids, weights / weights.sum(-1, keepdim=True))
+    assert (found - expected).abs().max() < 1e-6
+    assert sampling.top_k == 50
+    # flat logits, where the 50 decide and not top_p
+    flat = logits / 100
+    kept = (processors(torch.zeros(8, 3, dtype=torch.long), flat) > -torch.inf).sum(-1)
+    weights, _ = sorted_distribution(flat, [0.9] * 8, [0.75] * 8, sampling.top_k, suppress)
+    assert torch.equal((weights > 0).sum(-1), kept)
+    assert kept.max() < 50
 
 
 def test_every_image_draws_its_own_prior(prompts, encoder, prior, sampling):
