@@ -96,8 +96,24 @@ def test_rows_of_different_length_and_kind_share_steps(stages, requests):
     assert is_empty(engine)
 
 
-def test_staged_equals_each_alone(tiny_dir, requests, alone):
+def test_staged_equals_each_alone(tiny_dir, requests, alone, monkeypatch):
     stages = Stages.load(str(tiny_dir), "cpu", "float32", "staged")
+    weights = weakref.WeakSet()
+
+    def watch(name, part):
+        load = getattr(stages, name)
+
+        def loading():
+            gc.collect()
+            assert not list(weights), "the other stage is still in memory"
+            stage = load()
+            weights.add(getattr(stage, part))
+            return stage
+
+        monkeypatch.setattr(stages, name, loading)
+
+    watch("_load_prior", "prior")
+    watch("_load_decode", "dit")
     engine = Engine(stages, Limits(num_slots=2, resident=False))
     for name in ("edit", "pair", "mix"):
         engine.add_request(requests[name], name)
@@ -291,4 +307,7 @@ def test_no_memory_for_one_request_is_its_own_failure(stages, requests, alone, m
     (failed,) = [event for event in events if isinstance(event, Failed)]
     assert failed.request_id == "mix"
     assert isinstance(failed.error, OutOfMemory)
+    # a traceback would keep the frames alive, and their tensors with them
+    assert failed.error.__traceback__ is None
+    assert failed.error.__cause__ is None
     check(events, alone, ["edit"])
