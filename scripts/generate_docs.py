@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import typer
+from performance import performance_page, read_results, readme_table
 
 from glmimage.cli import app
 from glmimage.config import PREFIX, Settings
 from glmimage.types import SIZE_PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
 NOTE = "<!-- Written by scripts/generate_docs.py; change the code, then run `make docs`. -->"
 EXIT_CODES = {
     0: "done",
@@ -72,7 +74,21 @@ def _row(*cells: str) -> str:
     return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 
 
-PAGES = {"docs/cli.md": command_page}
+def readme() -> str:
+    """Put the newest measurements between the marks of the README."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    before, mark, rest = text.partition("<!-- times -->\n")
+    _, end_mark, after = rest.partition("<!-- /times -->")
+    if not mark or not end_mark:
+        raise SystemExit("README.md has lost its marks for the table of times.")
+    return before + mark + readme_table(read_results(RESULTS)) + end_mark + after
+
+
+PAGES = {
+    "docs/cli.md": command_page,
+    "docs/performance.md": lambda: performance_page(NOTE, read_results(RESULTS)),
+    "README.md": readme,
+}
 
 
 def main() -> None:
