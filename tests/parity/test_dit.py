@@ -101,6 +101,14 @@ def test_velocity_equals_the_reference_at_every_noise_level(dit, reference, time
     assert difference(dit(**inputs), diffusers_velocity(reference, inputs)) < 1e-4
 
 
+def test_glyphs_equal_the_reference_where_they_outnumber_the_patches(dit, reference):
+    """Among a thousand patches they hardly show, and neither would a mistake."""
+    inputs = random_inputs(2, 120, size=(32, 64))
+    velocity, expected = dit(**inputs), diffusers_velocity(reference, inputs)
+    assert difference(velocity, dit(**random_inputs(2, 9, size=(32, 64)))) > 0.1
+    assert difference(velocity, expected) < 2e-5
+
+
 def test_target_size_and_crop_are_told_in_this_order(dit, reference):
     inputs = random_inputs(3, size=(512, 512))
     moved = inputs | {

@@ -272,11 +272,11 @@ class Block(nn.Module):
         mask: Tensor | None,
         past: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        heads = self.qkv(joined).unflatten(2, (3, self.num_heads, -1)).transpose(1, 3)
-        query, key, value = heads.unbind(2)  # (B, heads, T + N, head_dim)
-        head_dim = (query.shape[-1],)
-        query = _rotate(F.layer_norm(query, head_dim, eps=NORM_EPS), *rotary)
-        key = _rotate(F.layer_norm(key, head_dim, eps=NORM_EPS), *rotary)
+        heads = self.qkv(joined).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        # normalised and rotated together, and left contiguous for the attention kernel
+        query_key = F.layer_norm(heads[:2], heads.shape[-1:], eps=NORM_EPS)
+        query, key = _rotate(query_key, *rotary)
+        value = heads[2]  # like the others (B, heads, T + N, head_dim)
         all_keys, all_values = key, value
         if past is not None:
             all_keys = torch.cat([past[0], key], dim=2)
@@ -292,9 +292,13 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate channel i with channel i + head_dim / 2, in float32."""
+    """Rotate channel i of (..., S, D) with channel i + D / 2, in float32."""
     first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    turned = [
+        torch.addcmul(first * cos, second, sin, value=-1),
+        torch.addcmul(second * cos, first, sin),
+    ]
+    return torch.cat(turned, dim=-1).to(x.dtype)
 
 
 def _rotary_table(
