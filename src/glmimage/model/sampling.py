@@ -103,7 +103,7 @@ def sample(
     probabilities, ids = sorted_distribution(logits, temperature, top_p, top_k, suppress)
     cdf = probabilities.cumsum(-1)
     u = _column(uniforms, logits)
-    # u < 1, but u * total may round up to total: never go past the last token that is left
+    # a double just below 1 is 1 in float32: never go past the last token that is left
     last = (probabilities > 0).sum(-1, keepdim=True) - 1
     index = (cdf <= u * cdf[:, -1:]).sum(-1, keepdim=True).minimum(last)
     return ids.gather(-1, index)[:, 0]
