@@ -1,5 +1,6 @@
 """The documents say what the program does."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import glmimage
 from glmimage.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +53,16 @@ def test_glmimage_commands_parse(page):
         command = group.commands[words[1]]
         context = command.make_context(words[1], words[2:])
         assert context.params
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_examples_use_public_names(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module == "glmimage":
+                assert {name.name for name in node.names} <= set(glmimage.__all__)
+            if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "pipe":
+                assert hasattr(glmimage.Pipeline, node.attr), f"pipe.{node.attr}"
 
 
 def test_the_readme_shows_the_main_commands():
