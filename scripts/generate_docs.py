@@ -6,6 +6,7 @@ python scripts/generate_docs.py --check    exit 1 when one is stale
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,13 +76,28 @@ def _row(*cells: str) -> str:
 
 
 def readme() -> str:
-    """Put the newest measurements between the marks of the README."""
+    """Put nano's picture and the newest measurements between the marks of the README."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    before, mark, rest = text.partition("<!-- times -->\n")
-    _, end_mark, after = rest.partition("<!-- /times -->")
+    text = _between("picture", text, _picture())
+    return _between("times", text, readme_table(read_results(RESULTS)))
+
+
+def _between(name: str, text: str, content: str) -> str:
+    before, mark, rest = text.partition(f"<!-- {name} -->\n")
+    _, end_mark, after = rest.partition(f"<!-- /{name} -->")
     if not mark or not end_mark:
-        raise SystemExit("README.md has lost its marks for the table of times.")
-    return before + mark + readme_table(read_results(RESULTS)) + end_mark + after
+        raise SystemExit(f"README.md has lost its marks for {name}.")
+    return before + mark + content + end_mark + after
+
+
+def _picture() -> str:
+    """Show what `make demo` paints, with its command; nothing before there is such a picture."""
+    if not (ROOT / "docs/images/demo.png").exists():
+        return ""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    demo = dict(re.findall(r"^DEMO_(\w+) \?= (.*)$", makefile, re.M))
+    command = f'glmimage generate "{demo["PROMPT"]}" -o {demo["FILE"]} {demo["OPTIONS"]}'
+    return f"![{demo['PROMPT']}](docs/images/demo.png)\n```sh\n{command}\n```\n"
 
 
 PAGES = {
