@@ -91,7 +91,8 @@ class PriorConfig:
             num_kv_heads=kv_heads,
             head_dim=head_dim,
             rms_norm_eps=text.number("rms_norm_eps"),
-            attention_bias=text.flag("attention_bias"),
+            # absent in the published config: transformers defaults to true
+            attention_bias=text.flag("attention_bias", default=True),
             rope_theta=theta,
             rotary_dim=rotary_dim,
             mrope_section=section,
@@ -253,8 +254,8 @@ class _Reader:
             raise self.invalid(key, f"expected a positive number, found {_short(value)}")
         return float(value)
 
-    def flag(self, key: str) -> bool:
-        value = self.take(key)
+    def flag(self, key: str, default: bool | None = None) -> bool:
+        value = self.take(key, default)
         if not isinstance(value, bool):
             raise self.invalid(key, f"expected true or false, found {_short(value)}")
         return value
