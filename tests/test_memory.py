@@ -7,9 +7,10 @@ from glmimage.errors import InvalidSettings, OutOfMemory
 from glmimage.memory import (
     GIB,
     MAX_PIXELS,
+    Dtypes,
     Needs,
     choose_device,
-    choose_dtype,
+    choose_dtypes,
     free_bytes,
     memory_errors,
     plan_memory,
@@ -76,7 +77,9 @@ def test_unknown_mode():
 
 def test_needs_are_counted_from_the_checkpoint(tiny_dir):
     checkpoint = Checkpoint(tiny_dir)
-    full, half = needs(checkpoint, torch.float32), needs(checkpoint, torch.bfloat16)
+    full, half = (
+        needs(checkpoint, Dtypes(dtype, dtype)) for dtype in (torch.float32, torch.bfloat16)
+    )
     stored = sum(file.stat().st_size for file in tiny_dir.rglob("*.safetensors"))
     assert 0.9 * stored < full.prior + full.decode < stored
     assert full.prior == 2 * half.prior
@@ -104,17 +107,36 @@ def test_the_device_is_chosen(monkeypatch, cuda, mps, expected):
 
 def test_the_dtype_asked_for():
     cpu = torch.device("cpu")
-    assert choose_dtype(cpu, "bfloat16") == torch.bfloat16
-    assert choose_dtype(cpu, torch.float16) == torch.float16
+    assert choose_dtypes(cpu, "bfloat16") == Dtypes(torch.bfloat16, torch.bfloat16)
+    assert choose_dtypes(cpu, torch.float16) == Dtypes(torch.float16, torch.float16)
     with pytest.raises(InvalidSettings, match="'int4'"):
-        choose_dtype(cpu, "int4")
+        choose_dtypes(cpu, "int4")
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_cuda_computes_in_bfloat16_only_where_the_hardware_does(monkeypatch, fast):
+FULL, HALF = torch.float32, torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("device", "fast", "prior_values", "prior", "decode"),
+    [
+        ("cuda", True, 10**6, HALF, HALF),
+        ("cuda", False, 10**6, FULL, FULL),
+        ("mps", True, 10**6, HALF, HALF),
+        ("mps", False, 10**6, FULL, FULL),
+        ("cpu", True, 10**6, FULL, HALF),
+        ("cpu", True, 9 * 10**9, HALF, HALF),
+        ("cpu", False, 9 * 10**9, FULL, FULL),
+    ],
+)
+def test_bfloat16_only_where_the_hardware_computes_in_it(
+    monkeypatch, device, fast, prior_values, prior, decode
+):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: fast)
-    expected = torch.bfloat16 if fast else torch.float32
-    assert choose_dtype(torch.device("cuda"), None) == expected
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *version: fast)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    chosen = choose_dtypes(torch.device(device), None, prior_values)
+    assert chosen == Dtypes(prior, decode)
 
 
 def test_free_memory_is_within_the_machine():

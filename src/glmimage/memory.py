@@ -24,6 +24,9 @@ RESERVE_BYTES = 3 * GIB // 2
 # Decoder keys and values that have to fit beside the weights: a reference of 1024 px.
 REFERENCE_PATCHES = 4096
 MAX_PIXELS = 2048 * 2048
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+# From here on a CPU waits for weights rather than for launching, and halving them pays.
+CPU_BF16_VALUES = 250_000_000
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -131,28 +134,41 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     return chosen
 
 
-def choose_dtype(device: torch.device, dtype: str | torch.dtype | None = None) -> torch.dtype:
-    """Return the dtype asked for, or bfloat16 where the hardware computes in it, else float32."""
+@dataclass(frozen=True)
+class Dtypes:
+    """Number formats of the weights of either stage."""
+
+    prior: torch.dtype
+    decode: torch.dtype
+
+
+def choose_dtypes(
+    device: torch.device, dtype: str | torch.dtype | None = None, prior_values: int = 0
+) -> Dtypes:
+    """Return the dtype asked for, or bfloat16 where the hardware computes in it, else float32.
+
+    On a CPU a prior of few values stays in float32 all the same: its steps are too small for
+    bfloat16 to pay, and float32 gives the same tokens in any batch. Measured for nano on a Zen 4
+    core: prior 4.7 s in float32, 6.0 s in bfloat16; denoise 3.9 s and 2.8 s; decode 1.2 s, 0.6 s.
+    """
     if isinstance(dtype, torch.dtype):
-        return dtype
-    names = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+        return Dtypes(dtype, dtype)
     if dtype not in (None, "auto"):
-        if dtype not in names:
+        if dtype not in DTYPES:
             raise InvalidSettings(
-                f"Unknown dtype {dtype!r}.", hint=f"Use one of {', '.join(names)}."
+                f"Unknown dtype {dtype!r}.", hint=f"Use one of {', '.join(DTYPES)}."
             )
-        return names[dtype]
+        return Dtypes(DTYPES[dtype], DTYPES[dtype])
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "mps":
         fast = torch.backends.mps.is_macos_or_newer(14, 0)
     else:
-        fast = _cpu_has_bf16()
-    return torch.bfloat16 if fast else torch.float32
-
-
-def _cpu_has_bf16() -> bool:
-    return False
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if not fast:
+        return Dtypes(torch.float32, torch.float32)
+    small = device.type == "cpu" and prior_values < CPU_BF16_VALUES
+    return Dtypes(torch.float32 if small else torch.bfloat16, torch.bfloat16)
 
 
 def free_bytes(device: torch.device) -> int:

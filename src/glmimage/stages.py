@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .memory import MemoryPlan, Needs, choose_device, choose_dtype, free_bytes, plan_memory
+from .memory import (
+    Dtypes,
+    MemoryPlan,
+    Needs,
+    choose_device,
+    choose_dtypes,
+    free_bytes,
+    plan_memory,
+)
 from .model.checkpoint import Checkpoint, resolve_model
 from .model.dit import DiT
 from .model.glyph import GlyphEncoder
@@ -56,11 +64,11 @@ class Stages:
         self,
         checkpoint: Checkpoint,
         device: torch.device,
-        dtype: torch.dtype,
+        dtypes: Dtypes,
         plan: MemoryPlan,
         on_progress: OnProgress | None = None,
     ) -> None:
-        self.checkpoint, self.device, self.dtype, self.plan = checkpoint, device, dtype, plan
+        self.checkpoint, self.device, self.dtypes, self.plan = checkpoint, device, dtypes, plan
         self._on_progress = on_progress
         self._prior: PriorStage | None = None
         self._decode: DecodeStage | None = None
@@ -80,10 +88,11 @@ class Stages:
     ) -> Stages:
         """Open a checkpoint and load what the memory plan keeps loaded."""
         chosen = choose_device(device)
-        number = choose_dtype(chosen, dtype)
         checkpoint = Checkpoint(resolve_model(model))
-        plan = plan_memory(needs(checkpoint, number), free_bytes(chosen), memory)
-        return cls(checkpoint, chosen, number, plan, on_progress)
+        prior_values = checkpoint.component_bytes(torch.int8)["prior"]
+        dtypes = choose_dtypes(chosen, dtype, prior_values)
+        plan = plan_memory(needs(checkpoint, dtypes), free_bytes(chosen), memory)
+        return cls(checkpoint, chosen, dtypes, plan, on_progress)
 
     def prior(self) -> PriorStage:
         """Return the prior's components, loaded when they are not there."""
@@ -114,7 +123,7 @@ class Stages:
             torch.mps.empty_cache()
 
     def _load_prior(self) -> PriorStage:
-        checkpoint, where = self.checkpoint, (self.device, self.dtype, self._on_progress)
+        checkpoint, where = self.checkpoint, (self.device, self.dtypes.prior, self._on_progress)
         config = checkpoint.prior_config
         sampling = SamplingConfig.from_dict(checkpoint.generation_config)
         num_codes = checkpoint.vq_config.num_embeddings
@@ -128,28 +137,32 @@ class Stages:
         )
 
     def _load_decode(self) -> DecodeStage:
-        checkpoint, where = self.checkpoint, (self.device, self.dtype, self._on_progress)
+        checkpoint, where = self.checkpoint, (self.device, self.dtypes.decode, self._on_progress)
+        vae = checkpoint.load_vae(*where)
+        if self.device.type != "mps":
+            # convolutions are 1.4 times as fast with the channels side by side (measured: CPU)
+            vae.autoencoder.to(memory_format=torch.channels_last)
         return DecodeStage(
             glyph=checkpoint.load_glyph(*where),
             dit=checkpoint.load_dit(*where),
-            vae=checkpoint.load_vae(*where),
+            vae=vae,
             scheduler_config=checkpoint.scheduler_config,
             vae_pixels=self.plan.vae_pixels,
             device=self.device,
         )
 
 
-def needs(checkpoint: Checkpoint, dtype: torch.dtype) -> Needs:
-    """Count what a checkpoint takes in `dtype`, from its configs and headers alone."""
-    weights = checkpoint.component_bytes(dtype)
+def needs(checkpoint: Checkpoint, dtypes: Dtypes) -> Needs:
+    """Count what a checkpoint takes in these dtypes, from its configs and headers alone."""
+    written, painted = (checkpoint.component_bytes(d) for d in (dtypes.prior, dtypes.decode))
     prior, dit = checkpoint.prior_config, checkpoint.dit_config
     # the VAE's last blocks hold about four maps of this many channels at the size of the picture
     channels = read_json(checkpoint.path, "vae/config.json")["block_out_channels"]
     widest = channels[min(1, len(channels) - 1)]
     return Needs(
-        prior=weights["prior"] + weights["vision"],
-        decode=weights["dit"] + weights["glyph"] + weights["vae"],
-        kv_token=2 * prior.num_layers * prior.num_kv_heads * prior.head_dim * dtype.itemsize,
-        reference_patch=2 * dit.num_layers * dit.inner_dim * dtype.itemsize,
-        vae_pixel=4 * widest * dtype.itemsize,
+        prior=written["prior"] + written["vision"],
+        decode=painted["dit"] + painted["glyph"] + painted["vae"],
+        kv_token=2 * prior.num_layers * prior.num_kv_heads * prior.head_dim * dtypes.prior.itemsize,
+        reference_patch=2 * dit.num_layers * dit.inner_dim * dtypes.decode.itemsize,
+        vae_pixel=4 * widest * dtypes.decode.itemsize,
     )
