@@ -25,7 +25,6 @@ from .types import (
     MIN_STEPS,
     SIDE_STEP,
     SIZE_PRESETS,
-    Failed,
     GenerationRequest,
     PictureReady,
     check_size,
@@ -225,8 +224,6 @@ def _paint(
         timings["load_s"] = perf_counter() - started
         for event in pipeline.stream(request):
             progress.show(event)
-            if isinstance(event, Failed):
-                raise event.error
             if isinstance(event, PictureReady):
                 files.write(event.image_index, event.image)
                 seeds[event.image_index] = event.seed
