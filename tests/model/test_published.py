@@ -1,4 +1,4 @@
-"""The published zai-org/GLM-Image fits these networks: its configs, and all tensors by name and shape.
+"""The published zai-org/GLM-Image fits these networks: configs, tensor names, shapes.
 
 The networks are built on the meta device, at full size and without a byte of weights.
 """

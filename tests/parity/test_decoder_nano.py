@@ -85,6 +85,6 @@ def test_glyphs_and_pixels(checkpoint, nano_reference):
     pixels = nano_reference.image_processor.preprocess(image, height=SIZE, width=SIZE)
     expected = (nano_reference.vae.encode(pixels).latent_dist.mode() - mean) / std
     assert torch.equal(latents, expected[0])
-    decoded = nano_reference.vae.decode(expected * std + mean).sample
+    decoded = nano_reference.vae.decode(latents[None] * std + mean).sample
     painted = nano_reference.image_processor.postprocess(decoded, output_type="pil")[0]
     assert np.array_equal(vae.decode(latents).numpy(), np.asarray(painted))
