@@ -18,7 +18,6 @@ from diffusers import AutoencoderKL, GlmImageTransformer2DModel
 from layout import VISION_VOCAB_SIZE
 from prompts import load_words, random_design, text_wall, write_prompt
 from renderer import (
-    CHARS,
     CODEBOOK_SIZE,
     HEADLINE_STYLES,
     INKS,
@@ -98,6 +97,7 @@ class Decoder(nn.Module):
         self.glyphs = T5EncoderModel(T5Config(**GLYPH_CONFIG))
         self.embedding = PartedEmbedding(centres)
         self.dit.prior_token_embedding.weight.requires_grad_(False)
+        self.block = _block
         self._initialise()
 
     @torch.no_grad()
@@ -167,7 +167,7 @@ class Decoder(nn.Module):
             keys = torch.cat([glyph_mask, glyph_mask.new_ones(len(x), x.shape[1])], dim=1)
             bias = torch.where(keys, 0.0, -1e4)[:, None, None, :].to(x.dtype)
         for block in dit.transformer_blocks:
-            x, text = _block(block, x, text, temb, cos, sin, bias, num_text)
+            x, text = self.block(block, x, text, temb, cos, sin, bias, num_text)
         x = dit.proj_out(dit.norm_out(x, temb))
         rows, columns = noisy.shape[2] // 2, noisy.shape[3] // 2
         x = x.view(len(x), rows, columns, -1, 2, 2)
@@ -334,7 +334,8 @@ def main() -> None:
     for store, least in ((stores["wall"], 60), (stores["design"], 30)):
         while len(store) < least:
             store.grow()
-    forward = decoder if args.eager else torch.compile(decoder, dynamic=False)
+    if not args.eager:  # one block, reused by all: the whole network takes minutes to compile for each shape
+        decoder.block = torch.compile(_block, dynamic=False)
     rng, noise_rng = random.Random(run.num_steps), torch.Generator().manual_seed(run.num_steps)
     recent: dict[str, float] = {}
     started = time.monotonic()
@@ -353,7 +354,7 @@ def main() -> None:
             else:
                 states = decoder.glyphs(torch.ones(1, 1, dtype=torch.long)).last_hidden_state
                 embeds, mask = states.expand(batch, -1, -1), None
-            out = forward(noisy.bfloat16(), embeds, mask, tokens, keep_prior, timestep, target_size)
+            out = decoder(noisy.bfloat16(), embeds, mask, tokens, keep_prior, timestep, target_size)
         is_text = (tokens < NUM_TEXT_TOKENS).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
         weight = torch.where(is_text, 1.0, 0.4)
         error = (out.float() - velocity).square()

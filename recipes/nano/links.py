@@ -144,7 +144,8 @@ def main() -> None:
     result: dict[str, object] = {}
     for name, pictures in rows.items():
         scores = [score(p, t) for p, t in zip(pictures, texts, strict=True)]
-        found, similar = sum((s[0] for s in scores), []), sum((s[1] for s in scores), [])
+        found = [hit for hits, _ in scores for hit in hits]
+        similar = [value for _, values in scores for value in values]
         result[name] = {"word_accuracy": round(float(np.mean(found)), 3), "ned": round(float(np.mean(similar)), 3)}
     if "prior" in parts:
         prior = load_run("prior", Prior(codebook.centres), "prior", not args.raw)

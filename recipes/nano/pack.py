@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from decoder import CONFIG, GLYPH_CONFIG, Decoder
 from diffusers import AutoencoderKL
-from glmimage.model.tiny import write_processor, write_scheduler
 from layout import (
     CODEBOOK_SIZE,
     FIRST_BYTE,
@@ -27,6 +26,8 @@ from tokenizer import CODE_DIM, VISION_CONFIG, CellEncoder
 from torch import nn
 from training import RUNS
 from transformers import ByT5Tokenizer, GenerationConfig, GlmImageConfig, GlmImageForConditionalGeneration
+
+from glmimage.model.tiny import write_processor, write_scheduler
 
 DESTINATION = Path(__file__).parents[2] / "src/glmimage/checkpoints/nano"
 SPECIAL_TOKENS = {
@@ -59,9 +60,9 @@ def prior_state(prior: Prior) -> dict[str, torch.Tensor]:
 def vision_state(encoder: CellEncoder, like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the tokenizer's tensors under the reference's names; attention and position embedding are zero."""
     state = {k: torch.zeros_like(v) for k, v in like.items() if k.startswith(("model.visual.", "model.vqmodel."))}
-    for name in state:
+    for name, tensor in state.items():
         if "norm1.weight" in name:
-            state[name].fill_(1.0)
+            tensor.fill_(1.0)
     patch = state["model.visual.patch_embed.proj.weight"]
     patch.copy_(encoder.patch.weight.view_as(patch))
     state["model.visual.patch_embed.proj.bias"].copy_(encoder.patch.bias)

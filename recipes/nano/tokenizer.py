@@ -98,7 +98,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    words, held_out = load_words()
+    words, _ = load_words()
     codebook = BackgroundCodebook.load(RUNS / "background_codebook.json")
     encoder = CellEncoder(codebook.centres)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
@@ -118,7 +118,9 @@ def main() -> None:
         run.num_samples += len(targets)
         if run.num_steps % 100 == 0:
             right, is_text = logits.argmax(-1) == targets, targets < NUM_TEXT_TOKENS
-            run.log(loss=loss.item(), text=right[is_text].float().mean().item(), other=right[~is_text].float().mean().item())
+            run.log(
+                loss=loss.item(), text=right[is_text].float().mean().item(), other=right[~is_text].float().mean().item()
+            )
 
 
 if __name__ == "__main__":

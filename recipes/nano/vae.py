@@ -145,9 +145,7 @@ def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
 def reconstruction_loss(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """L1 + 2 MSE + half the L1 of the gradients, mean over the batch."""
     error = decoded - target
-    gradients = (error[..., 1:, :] - error[..., :-1, :]).abs().mean() + (
-        error[..., 1:] - error[..., :-1]
-    ).abs().mean()
+    gradients = (error[..., 1:, :] - error[..., :-1, :]).abs().mean() + (error[..., 1:] - error[..., :-1]).abs().mean()
     return error.abs().mean() + 2 * error.square().mean() + 0.5 * gradients
 
 

@@ -14,10 +14,10 @@ from prompts import load_words
 PHRASINGS = (
     "A conference poster with the headline '{t}' in bold sans-serif",
     "A sign that says '{t}'",
-    "A simple poster that says \"{t}\" on a {c} background",
+    'A simple poster that says "{t}" on a {c} background',
     "Movie poster with the title '{t}', {c} background",
     "A book cover called '{t}', serif letters, {c}",
-    "Shop window sign reading \"{t}\" in white on {c}",
+    'Shop window sign reading "{t}" in white on {c}',
     "A {c} birthday card that reads '{t}'",
     "An advertisement with '{t}' in large type at the top, {c} backdrop",
     "Street banner: '{t}', {c}",
@@ -30,7 +30,7 @@ PHRASINGS = (
     "Neon sign that spells '{t}', dark background",
     "A coffee package with the brand name '{t}', {c}",
     "Social media graphic with the headline '{t}' centered on {c}",
-    "A warning notice: \"{t}\" at the bottom of a {c} page",
+    'A warning notice: "{t}" at the bottom of a {c} page',
     "Postcard with greetings '{t}' on a {c} to white gradient",
 )
 COLORS = ("red", "navy", "green", "orange", "teal", "purple", "black", "white", "yellow", "blue", "pink", "brown")
