@@ -3,18 +3,10 @@
 import pytest
 import torch
 
-from glmimage.model.tiny import make_tiny
-
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def tiny_dir(tmp_path_factory):
-    """Write the toy checkpoint once for all parity tests."""
-    return make_tiny(tmp_path_factory.mktemp("tiny"), seed=0)
 
 
 @pytest.fixture(scope="session")
