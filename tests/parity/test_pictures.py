@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from glmimage.errors import ModelNotFound
 from glmimage.model.sampling import RandomStream
 from glmimage.picture import make_pictures
 from glmimage.pipeline import encode_prompts, generate, upsample_prior
@@ -35,6 +36,23 @@ REQUESTS = {
 @pytest.fixture(scope="module")
 def stages(tiny_dir):
     return Stages.load(str(tiny_dir), "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def nano_stages():
+    try:
+        return Stages.load("nano", "cpu", "float32")
+    except ModelNotFound as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def nano_reference(nano_stages):
+    from diffusers import GlmImagePipeline
+
+    pipeline = GlmImagePipeline.from_pretrained(nano_stages.checkpoint.path, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def with_any_prior(name, request):
@@ -84,11 +102,12 @@ def largest_difference(ours, theirs):
     return np.abs(np.asarray(ours, np.int16) - np.asarray(theirs, np.int16)).max()
 
 
-def test_a_batch_of_mixed_requests_equals_the_reference_one_by_one(reference, stages):
-    pictures = [with_any_prior(name, request) for name, request in REQUESTS.items()]
+def compare(reference, stages, requests):
+    """Make all requests in one batch, and each with the reference; return their pictures."""
+    pictures = [with_any_prior(name, request) for name, request in requests.items()]
     events = list(generate(stages, pictures))
     ours = {e.request_id: e.image for e in events if isinstance(e, PictureReady)}
-    assert ours.keys() == REQUESTS.keys()
+    assert ours.keys() == requests.keys()
     differences = {
         picture.request_id: largest_difference(
             ours[picture.request_id], reference_picture(reference, stages, picture)
@@ -98,3 +117,13 @@ def test_a_batch_of_mixed_requests_equals_the_reference_one_by_one(reference, st
     assert max(differences.values()) <= 1, differences
     # a random network may paint one flat colour; then the comparison would show nothing
     assert all(np.asarray(image).std() > 8 for image in ours.values())
+
+
+def test_a_batch_of_mixed_requests_equals_the_reference_one_by_one(reference, stages):
+    compare(reference, stages, REQUESTS)
+
+
+@pytest.mark.nano
+def test_nano_equals_the_reference(nano_reference, nano_stages):
+    names = "text to image", "one reference", "one reference, no guidance"
+    compare(nano_reference, nano_stages, {name: REQUESTS[name] for name in names})
