@@ -1,6 +1,11 @@
 """What several test files share."""
 
+import os
+
 import pytest
+
+# tests of downloads talk to a hub of their own, and say themselves when they are offline
+os.environ.pop("HF_HUB_OFFLINE", None)
 
 
 @pytest.fixture(scope="session")
