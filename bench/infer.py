@@ -4,7 +4,7 @@
 
 Each side lives in its own process, which stays for the whole run; the two are measured one after
 the other, again and again, so that whatever else the machine does falls on both. The first pictures
-of a size are not counted. diffusers runs in the fastest of the dtypes tried on this machine. The
+of a size are not counted. Peak memory is that of the process so far. diffusers runs in the fastest of the dtypes tried on this machine. The
 last line of the output is the JSON that is also written to bench/results/.
 """
 
@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,35 @@ ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "A conference poster with the headline 'AI Summit 2026' in bold sans-serif"
 STAGES = ("prior_s", "denoise_s", "decode_s", "total_s")
 Case = dict[str, Any]
+
+
+def references(case: Case) -> tuple[Any, ...]:
+    """Draw the case's references, 512 px each."""
+    from PIL import Image
+
+    shades = (Image.linear_gradient("L").rotate(90 * turn) for turn in range(case["references"]))
+    return tuple(shade.resize((512, 512)).convert("RGB") for shade in shades)
+
+
+def mend_references(pipe: Any) -> None:
+    """Let diffusers 0.42.1 read references with transformers 5.23, which shapes them otherwise."""
+    encoder = pipe.vision_language_encoder
+    features_of = encoder.get_image_features
+
+    def get_image_features(*arguments: Any, **options: Any) -> Any:
+        output = features_of(*arguments, **options)
+        if "return_dict" not in options:  # called by diffusers, not by generate()
+            output.pooler_output = [one.flatten(1).T for one in output.pooler_output]
+        return output
+
+    def get_image_tokens(features: Any, grids: Any) -> Any:
+        parts = features.split(grids.prod(-1).tolist())
+        sizes = grids[:, 1:].tolist()
+        maps = [part.T.unflatten(1, size) for part, size in zip(parts, sizes, strict=True)]
+        return encoder.model.get_image_tokens(maps)
+
+    encoder.get_image_features = get_image_features
+    encoder.get_image_tokens = get_image_tokens
 
 
 class Ours:
@@ -51,6 +81,7 @@ class Ours:
             num_inference_steps=case["steps"],
             guidance_scale=case["guidance"],
             seed=case["seed"],
+            source_images=references(case),
         )
         return {**result.timings, "total_s": time.perf_counter() - started}
 
@@ -70,6 +101,7 @@ class Upstream:
             resolve_model(options.model), dtype=getattr(torch, dtype)
         ).to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
+        mend_references(self.pipe)
         self.spent: dict[str, float] = {}
         self._time(self.pipe, "generate_prior_tokens", "prior_s")
         self._time(self.pipe.vae, "decode", "decode_s")
@@ -102,6 +134,7 @@ class Upstream:
             num_inference_steps=case["steps"],
             guidance_scale=case["guidance"],
             generator=torch.Generator(self.device).manual_seed(case["seed"]),
+            image=list(references(case)) or None,
         )
         total = time.perf_counter() - started
         rest = total - self.spent["prior_s"] - self.spent["decode_s"]
@@ -181,7 +214,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run all cases in turn and return the card and the rows."""
     cases = [
         {"width": int(width), "height": int(height), "steps": options.steps}
-        | {"guidance": options.guidance, "seed": 0}
+        | {"guidance": options.guidance, "seed": 0, "references": count}
+        for count in map(int, options.references.split(","))
         for width, height in (size.split("x") for size in options.sizes.split(","))
     ]
     upstream_dtype = fastest_dtype(options, cases[0])
@@ -207,6 +241,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def compare(case: Case, runs: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
     """Put the medians of both sides side by side; a ratio above 1 means ours is better."""
     name = f"{case['width']}x{case['height']}, {case['steps']} steps"
+    if case["references"]:
+        name += f", {case['references']} of 512 px as reference"
     rows = []
     for metric in (*STAGES, "peak_memory_bytes"):
         median = {
@@ -243,6 +279,7 @@ def card(options: argparse.Namespace, dtypes: dict[str, str]) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "commit": git("rev-parse", "HEAD")[:12] + ("+changes" if changed else ""),
+        "command": shlex.join(["python", "bench/infer.py", *sys.argv[1:]]),
         "model": Path(options.model).name,
         "dtypes": dtypes,
         "guidance_scale": options.guidance,
@@ -269,6 +306,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sizes", default="512x512,1024x1024", help="WIDTHxHEIGHT,...")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--guidance", type=float, default=1.5)
+    parser.add_argument("--references", default="0", help="how many, such as 0,1,4")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1, help="uncounted pictures of each size")
     parser.add_argument(

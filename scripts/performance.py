@@ -89,6 +89,8 @@ def _cases(result: Result) -> dict[str, dict[str, Result]]:
 
 def _command(result: Result) -> str:
     card, cases = result["card"], list(_cases(result))
+    if "command" in card:
+        return card["command"]
     sizes = ",".join(case.split(",")[0] for case in cases)
     steps = cases[0].split(", ")[1].split()[0]
     return (
