@@ -67,7 +67,7 @@ def _run(result: Result) -> Iterator[str]:
     dtypes = f"ours in {card['dtypes']['ours']}, diffusers in {card['dtypes']['upstream']}"
     yield f"{card['system']}, {card['threads']} threads; {dtypes}; {versions}; {card['commit']}."
     yield ""
-    yield f"```sh\n{_command(result)}\n```"
+    yield f"```sh\n{card['command']}\n```"
     yield f"[{result['file']}](../bench/results/{result['file']})"
     yield ""
     yield "| picture | | ours | diffusers | ratio |"
@@ -85,16 +85,3 @@ def _cases(result: Result) -> dict[str, dict[str, Result]]:
     for row in result["rows"]:
         cases.setdefault(row["case"], {})[row["metric"]] = row
     return cases
-
-
-def _command(result: Result) -> str:
-    card, cases = result["card"], list(_cases(result))
-    if "command" in card:
-        return card["command"]
-    sizes = ",".join(case.split(",")[0] for case in cases)
-    steps = cases[0].split(", ")[1].split()[0]
-    return (
-        f"python bench/infer.py --model {card['model']} --sizes {sizes} --steps {steps} "
-        f"--guidance {card['guidance_scale']} --repeats {card['repeats']} "
-        f"--threads {card['threads']}"
-    )
