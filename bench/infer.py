@@ -4,8 +4,9 @@
 
 Each side lives in its own process, which stays for the whole run; the two are measured one after
 the other, again and again, so that whatever else the machine does falls on both. The first pictures
-of a size are not counted. Peak memory is that of the process so far. diffusers runs in the fastest of the dtypes tried on this machine. The
-last line of the output is the JSON that is also written to bench/results/.
+of a size are not counted. Peak memory is that of the process so far. diffusers runs in the fastest
+of the dtypes tried on this machine. The last line of the output is the JSON that is also written to
+bench/results/.
 """
 
 from __future__ import annotations
