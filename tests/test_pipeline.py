@@ -350,3 +350,15 @@ def test_closing_releases_the_model(tiny_dir):
         assert model() is not None
     gc.collect()
     assert model() is None
+
+
+def test_loading_is_reported_whenever_it_happens(tiny_dir):
+    told = []
+    stages = Stages.load(
+        str(tiny_dir), "cpu", "float32", "staged", lambda what, done, total: told.append(what)
+    )
+    assert not told
+    stages.prior()
+    assert set(told) == {"vision", "prior"}
+    stages.decode()
+    assert set(told) == {"vision", "prior", "glyph", "dit", "vae"}

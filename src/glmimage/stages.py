@@ -75,7 +75,6 @@ class Stages:
         if plan.resident:
             self.prior()
             self.decode()
-        self._on_progress = None  # the bar is for the wait before the first picture
 
     @classmethod
     def load(
