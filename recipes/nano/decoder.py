@@ -264,10 +264,17 @@ def glyph_batch(prompts: list[str], rng: random.Random, drop: float):
     return torch.from_numpy(ids), torch.from_numpy(owner)
 
 
-def noisy_batch(latents, rng: torch.Generator, mu):
-    """Mix latents with noise: (noisy, velocity, timestep), u being the larger of two uniforms."""
+def noisy_batch(latents, rng: torch.Generator, mu: float, progress: float):
+    """Mix latents with noise: (noisy, velocity, timestep).
+
+    What a token means is learnt where there is most noise, clean areas where there is little: u is the larger of two
+    uniforms in the first third of the training and for a third of the pictures later, else uniform.
+    """
     batch = len(latents)
-    u = (torch.rand(2, batch, generator=rng).amax(0) * 1000).ceil().clamp(1, 1000) / 1000
+    draws = torch.rand(2, batch, generator=rng)
+    early = progress < 0.35 or torch.rand(batch, generator=rng) < 0.33
+    u = torch.where(torch.as_tensor(early), draws.amax(0), draws[0])
+    u = (u * 1000).ceil().clamp(1, 1000) / 1000
     sigma = (mu * u / (mu * u + 1 - u)).view(-1, 1, 1, 1)
     noise = torch.randn(latents.shape, generator=rng)
     return (1 - sigma) * latents + sigma * noise, noise - latents, u * 1000 - 1
@@ -339,13 +346,13 @@ def main() -> None:
     rng, noise_rng = random.Random(run.num_steps), torch.Generator().manual_seed(run.num_steps)
     recent: dict[str, float] = {}
     started = time.monotonic()
-    for _ in run.steps():
+    for progress in run.steps():
         if run.num_steps % 3 == 0 and (len(stores["wall"]) < 3000 or run.num_steps % 12 == 0):
             stores["design" if run.num_steps % 9 == 0 else "wall"].grow()
         kind, cells, batch, _share = rng.choices(MIX, [m[3] for m in MIX])[0]
         latents, tokens, prompts = stores[kind].crops(rng, batch, cells)
         side = 512 if rng.random() < 0.8 else rng.choice([576, 768, 1024])
-        noisy, velocity, timestep = noisy_batch(latents, noise_rng, shift_of(side, side))
+        noisy, velocity, timestep = noisy_batch(latents, noise_rng, shift_of(side, side), progress)
         keep_prior = (torch.rand(batch, generator=noise_rng) > 0.1).float()
         target_size = torch.full((batch, 2), float(side))
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -356,7 +363,7 @@ def main() -> None:
                 embeds, mask = states.expand(batch, -1, -1), None
             out = decoder(noisy.bfloat16(), embeds, mask, tokens, keep_prior, timestep, target_size)
         is_text = (tokens < NUM_TEXT_TOKENS).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
-        weight = torch.where(is_text, 1.0, 0.4)
+        weight = torch.where(is_text, 1.0, 0.4 if progress < 0.35 else 0.7)
         error = (out.float() - velocity).square()
         loss = (error * weight).mean() / weight.mean()
         for optimizer in optimizers:

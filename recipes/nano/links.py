@@ -59,8 +59,11 @@ def paint(decoder: Decoder, vae: AutoencoderKL, tokens: np.ndarray, prompt: str,
 
 
 @torch.no_grad()
-def write_grid(prior: Prior, prompt: str, rows: int = 16, columns: int = 16) -> np.ndarray:
-    """Write the small grid greedily, without a cache: int (rows, columns)."""
+def write_grid(
+    prior: Prior, prompt: str, temperature: float, top_p: float, seed: int, rows: int = 16, columns: int = 16
+) -> np.ndarray:
+    """Write the small grid, int (rows, columns); temperature 0 is greedy."""
+    generator = torch.Generator().manual_seed(seed)
     empty = np.zeros((rows, columns), np.int64)
     sequence = text_to_image_sequence(prompt, [empty])
     ids, positions = torch.from_numpy(sequence.ids), torch.from_numpy(sequence.positions)[None]
@@ -70,7 +73,12 @@ def write_grid(prior: Prior, prompt: str, rows: int = 16, columns: int = 16) -> 
     x_ids, first = ids[:start], 0
     for step in range(rows * columns):
         hidden = _forward_cached(prior, x_ids[None], positions[:, :, first : first + len(x_ids)], caches)
-        token = int((hidden[0, -1].float() @ table.T).argmax())
+        logits = hidden[0, -1].float() @ table.T
+        token = int(logits.argmax())
+        if temperature > 0:
+            values, order = (logits / temperature).softmax(0).sort(descending=True)
+            values[values.cumsum(0) - values > top_p] = 0
+            token = int(order[torch.multinomial(values, 1, generator=generator)])
         ids[start + step] = token
         first += len(x_ids)
         x_ids = ids[start + step : start + step + 1]
@@ -118,6 +126,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--raw", action="store_true")
     parser.add_argument("--parts", default="draw,vae,decoder,prior")
     args = parser.parse_args()
@@ -151,7 +161,7 @@ def main() -> None:
         prior = load_run("prior", Prior(codebook.centres), "prior", not args.raw)
         found, similar = [], []
         for design, prompt in zip(designs, prompts, strict=True):
-            lines = read_back(write_grid(prior, prompt))
+            lines = read_back(write_grid(prior, prompt, args.temperature, args.top_p, len(found)))
             wanted = [line.text for line in design.lines]
             print(wanted, "->", lines, flush=True)
             read = {w for line in lines for w in line.split()}

@@ -300,8 +300,9 @@ def main() -> None:
     rng = random.Random(run.num_steps)
     recent = {"short": math.nan, "long": math.nan, "both": math.nan}
     for progress in run.steps():
-        share_short = 0.75 if progress < 0.15 else 0.4 if progress < 0.6 else 0.2
-        kind = "short" if rng.random() < share_short else "both" if progress > 0.6 and rng.random() < 0.5 else "long"
+        share_short = 0.75 if progress < 0.15 else 0.4 if progress < 0.6 else 0.25
+        share_both = 0.2 if progress > 0.6 else 0.0
+        kind = rng.choices(["short", "both", "long"], [share_short, share_both, 1 - share_short - share_both])[0]
         batch = samples.batch({"short": 24, "long": 12, "both": 6}[kind], kind)
         loss = loss_of(prior, forward, batch)[0]
         for optimizer in optimizers:

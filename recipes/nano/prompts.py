@@ -154,9 +154,12 @@ def random_design(seed: int, words: list[str], num_rows: int = 16, num_columns: 
     """Draw a design: one to three headline lines, sometimes a small line, a background and at most one shape."""
     rng = random.Random(seed)
     style = rng.choice(HEADLINE_STYLES)
-    texts = wrap(random_line(rng, words, rng.choices([1, 2, 3], [0.65, 0.22, 0.13])[0] * 14), num_columns - 2)[:3]
+    texts = wrap(random_line(rng, words, rng.choices([1, 2, 3], [0.75, 0.16, 0.09])[0] * 14), num_columns - 2)[:3]
     small = random_line(rng, words, num_columns - 2) if rng.random() < 0.25 else ""
-    row_name, align = rng.choice(list(ROW_WORDS)), rng.choices(list(ALIGN_WORDS), [0.2, 0.6, 0.2])[0]
+    # What a prompt does not say is nearly always the plain choice, so that there is something to be sure of.
+    say_row, say_align = rng.random() < 0.6, rng.random() < 0.3
+    row_name = rng.choice(list(ROW_WORDS)) if say_row or rng.random() < 0.1 else "middle"
+    align = rng.choice(list(ALIGN_WORDS)) if say_align or rng.random() < 0.05 else "center"
     block = 2 * len(texts) + (2 if small else 0)
     row = {"top": 1, "middle": (num_rows - block) // 2, "bottom": num_rows - 1 - block}[row_name]
     lines, first_row = [], row
@@ -168,6 +171,7 @@ def random_design(seed: int, words: list[str], num_rows: int = 16, num_columns: 
     color_name = rng.choice(list(PALETTE))
     top = bottom = PALETTE[color_name]
     names = {"style": style, "row": row_name, "align": align, "color": color_name, "small": small}
+    names |= {"say_row": "yes" * say_row, "say_align": "yes" * say_align}
     ink = contrasting_ink(top)
     if rng.random() < 0.15:
         similar = [c for c in PALETTE if c != color_name and contrasting_ink(PALETTE[c]) == ink]
@@ -234,9 +238,9 @@ def write_prompt(design: Design, seed: int) -> str:
     clauses = []
     if not in_noun and rng.random() < 0.85:
         clauses.append(_background_clause(rng, names, color))
-    if rng.random() < 0.7:
+    if names["say_row"]:
         clauses.append(rng.choice(ROW_WORDS[names["row"]]))
-    if rng.random() < (0.3 if names["align"] == "center" else 0.85):
+    if names["say_align"]:
         clauses.append(rng.choice(ALIGN_WORDS[names["align"]]))
     if "shape" in names:
         shape = rng.choice(SHAPE_WORDS[names["shape"]]).format(c=color_word(rng, names["shape_color"]))
