@@ -362,3 +362,25 @@ def test_loading_is_reported_whenever_it_happens(tiny_dir):
     assert set(told) == {"vision", "prior"}
     stages.decode()
     assert set(told) == {"vision", "prior", "glyph", "dit", "vae"}
+
+
+def test_a_small_prior_is_written_in_one_thread(pipe, monkeypatch):
+    """Short operations shared between threads crawl when the machine is busy."""
+    prior, threads = pipe.stages.prior().prior, set()
+    forward = prior.forward
+
+    def watched(embeds, *rest):
+        if embeds.shape[1] == 1:
+            threads.add(torch.get_num_threads())
+        return forward(embeds, *rest)
+
+    monkeypatch.setattr(prior, "forward", watched)
+    torch.set_num_threads(2)
+    try:
+        stream = pipe.stream("A sign", seed=0, **QUICK)
+        assert isinstance([next(stream) for _ in range(2)][1], PriorProgress)
+        stream.close()
+        assert threads == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)

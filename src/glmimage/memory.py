@@ -25,8 +25,8 @@ RESERVE_BYTES = 3 * GIB // 2
 REFERENCE_PATCHES = 4096
 MAX_PIXELS = 2048 * 2048
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-# From here on a CPU waits for weights rather than for launching, and halving them pays.
-CPU_BF16_VALUES = 250_000_000
+# A prior of fewer values is bound by its many short operations on a CPU, not by its weights.
+CPU_SMALL_VALUES = 250_000_000
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -136,7 +136,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 
 @dataclass(frozen=True)
 class Dtypes:
-    """Number formats of the weights of either stage."""
+    """Name the number formats of the weights of either stage."""
 
     prior: torch.dtype
     decode: torch.dtype
@@ -167,7 +167,7 @@ def choose_dtypes(
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     if not fast:
         return Dtypes(torch.float32, torch.float32)
-    small = device.type == "cpu" and prior_values < CPU_BF16_VALUES
+    small = device.type == "cpu" and prior_values < CPU_SMALL_VALUES
     return Dtypes(torch.float32 if small else torch.bfloat16, torch.bfloat16)
 
 
@@ -195,6 +195,17 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Compute with `count` threads meanwhile; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

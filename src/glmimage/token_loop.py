@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .memory import CPU_SMALL_VALUES, cpu_threads
 from .model.prior import KVCache
 from .model.prompt import PriorInputs
 from .model.sampling import RandomStream, sample
@@ -61,6 +62,10 @@ class TokenLoop:
         self.free_slots: list[int] = []
         self._cache: KVCache | None = None
         self._tokens = self._positions = torch.empty(0)
+        # The operations of a small prior are too short to be shared out: threads gain nothing, and
+        # on a busy machine they wait for each other (measured, two busy cores: 5 ms became 450 ms).
+        small = sum(weight.numel() for weight in self.prior.parameters()) < CPU_SMALL_VALUES
+        self._threads = 1 if small and self.device.type == "cpu" else None
 
     def room(self, length: int) -> int:
         """Return how many rows of `length` positions may enter now; an empty loop takes one."""
@@ -121,8 +126,9 @@ class TokenLoop:
             self._cache.lengths[row.slot] = row.num_cached
         embeds = self.prior.embed(self._tokens[slots, last])[:, None]  # (B, 1, D)
         positions = self._positions[slots, :, last][..., None]  # (B, 3, 1)
-        hidden = self.prior(embeds, positions, self._cache, slots)
-        self._draw(rows, self.prior.logits(hidden[:, -1]))
+        with cpu_threads(self._threads):
+            hidden = self.prior(embeds, positions, self._cache, slots)
+            self._draw(rows, self.prior.logits(hidden[:, -1]))
         events = [event for row in rows for event in self._report(row)]
         share_time([row.picture for row in rows], "prior_s", started_s)
         for row in rows:
