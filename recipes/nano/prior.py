@@ -30,7 +30,7 @@ from torch import nn
 from training import RUNS, Average, Muon, Run, split_parameters
 
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
-SHORT_LENGTH, LONG_LENGTH = 288, 448
+SHORT_LENGTH, LONG_LENGTH = 304, 448
 
 
 class Attention(nn.Module):
@@ -183,6 +183,13 @@ class Prior(nn.Module):
         return self.norm(x)
 
 
+def starts_line(previous: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Tell which ids are the first letter after something that is no text."""
+    variant = ids % NUM_GLYPH_CLASSES % (2 * len(HEADLINE_STYLES) + 1)
+    is_upper = (ids < NUM_TEXT_TOKENS) & ((variant % 2 == 0) | (variant == 2 * len(HEADLINE_STYLES)))
+    return is_upper & (previous >= NUM_TEXT_TOKENS)
+
+
 class Samples:
     """Random training sequences, deterministic by their number."""
 
@@ -205,6 +212,8 @@ class Samples:
             n = len(s.ids)
             ids[i, :n], positions[i, :, :n], weights[i, :n] = s.ids, s.positions, s.is_target
             weights[i, s.is_target.argmax()] = 4.0  # the first cell alone decides the colour
+            starts = s.is_target[1:] & starts_line(s.ids[:-1], s.ids[1:])
+            weights[i, 1:n][starts] = 5.0  # one cell in a hundred decides where the text stands
         ids_t, positions_t = torch.from_numpy(ids), torch.from_numpy(positions)
         return ids_t[:, :-1], positions_t[:, :, :-1], ids_t[:, 1:], torch.from_numpy(weights)[:, 1:]
 
@@ -216,7 +225,7 @@ class Samples:
         if kind == "short":
             has_text = (text_cells(design) >= 0).any(1)
             kept = np.zeros(len(tokens), bool)
-            kept[0] = True
+            kept[[0, 1, 7, 13]] = True  # the first row, and where a single line stands: does it start here?
             for line in design.lines:
                 kept[line.row] = True
                 if random.Random(seed).random() < 0.2:
@@ -300,8 +309,8 @@ def main() -> None:
     rng = random.Random(run.num_steps)
     recent = {"short": math.nan, "long": math.nan, "both": math.nan}
     for progress in run.steps():
-        share_short = 0.75 if progress < 0.15 else 0.4 if progress < 0.6 else 0.25
-        share_both = 0.2 if progress > 0.6 else 0.0
+        share_short = 0.75 if progress < 0.15 else 0.5 if progress < 0.9 else 0.25
+        share_both = 0.12 if progress > 0.6 else 0.0
         kind = rng.choices(["short", "both", "long"], [share_short, share_both, 1 - share_short - share_both])[0]
         batch = samples.batch({"short": 24, "long": 12, "both": 6}[kind], kind)
         loss = loss_of(prior, forward, batch)[0]
