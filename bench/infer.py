@@ -94,8 +94,8 @@ class Upstream:
         import torch
         from diffusers import GlmImagePipeline
 
+        from glmimage.loading.checkpoint import resolve_model
         from glmimage.memory import choose_device
-        from glmimage.model.checkpoint import resolve_model
 
         self.device, self.dtype = choose_device(options.device), dtype
         self.pipe = GlmImagePipeline.from_pretrained(

@@ -11,6 +11,6 @@ os.environ.pop("HF_HUB_OFFLINE", None)
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory):
     """Write the toy checkpoint once; tests that break it copy it first."""
-    from glmimage.model.tiny import make_tiny
+    from glmimage.loading.tiny import make_tiny
 
     return make_tiny(tmp_path_factory.mktemp("tiny"), seed=0)

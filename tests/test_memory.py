@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from glmimage.errors import InvalidSettings, OutOfMemory
+from glmimage.loading.checkpoint import Checkpoint
 from glmimage.memory import (
     GIB,
     MAX_PIXELS,
@@ -15,7 +16,6 @@ from glmimage.memory import (
     memory_errors,
     plan_memory,
 )
-from glmimage.model.checkpoint import Checkpoint
 from glmimage.stages import needs
 
 # GLM-Image in bfloat16, by the sizes of its public config files

@@ -27,7 +27,7 @@ from torch import nn
 from training import RUNS
 from transformers import ByT5Tokenizer, GenerationConfig, GlmImageConfig, GlmImageForConditionalGeneration
 
-from glmimage.model.tiny import write_processor, write_scheduler
+from glmimage.loading.tiny import write_processor, write_scheduler
 
 DESTINATION = Path(__file__).parents[2] / "src/glmimage/checkpoints/nano"
 SPECIAL_TOKENS = {

@@ -174,7 +174,7 @@ def make_tiny(
     if not 0 <= seed <= MAX_SEED:
         raise InvalidRequest(f"seed is {seed}; it must be between 0 and {MAX_SEED}.", field="seed")
     with NewFolder(directory) as folder:
-        from .model.tiny import make_tiny as write_tiny
+        from .loading.tiny import make_tiny as write_tiny
 
         write_tiny(folder, seed)
     typer.echo(str(directory))
@@ -238,7 +238,7 @@ def _find_model(settings: Settings, *, visible: bool) -> Path:
     os.environ.update(settings.hub_environment())
     if not visible:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    from .model.hub import resolve_model
+    from .loading.hub import resolve_model
 
     return resolve_model(settings.model)
 

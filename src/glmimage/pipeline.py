@@ -25,13 +25,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .loading.tensors import OnProgress
 from .memory import memory_errors, synchronize
 from .model.dit import ReferenceCache
 from .model.prior import upsample_prior
 from .model.prompt import fill_sources, get_glyph_texts
 from .model.sampling import RandomStream
 from .model.schedule import euler_step, make_schedule
-from .model.tensors import OnProgress
 from .picture import Picture, make_pictures, share_time
 from .stages import DecodeStage, PriorStage, Stages
 from .token_loop import KV_TOKENS, NUM_SLOTS, TokenLoop

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .loading.checkpoint import Checkpoint, resolve_model
+from .loading.tensors import OnProgress, read_json
 from .memory import (
     Dtypes,
     MemoryPlan,
@@ -19,13 +21,11 @@ from .memory import (
     free_bytes,
     plan_memory,
 )
-from .model.checkpoint import Checkpoint, resolve_model
 from .model.dit import DiT
 from .model.glyph import GlyphEncoder
 from .model.prior import PriorModel
 from .model.prompt import PromptEncoder
 from .model.sampling import SamplingConfig
-from .model.tensors import OnProgress, read_json
 from .model.vae import VAE
 from .model.vision import VisionTokenizer
 

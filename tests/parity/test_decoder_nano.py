@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from glmimage.errors import ModelNotFound
-from glmimage.model.checkpoint import Checkpoint, resolve_model
+from glmimage.loading.checkpoint import Checkpoint, resolve_model
 from glmimage.model.prompt import get_glyph_texts
 from glmimage.model.schedule import make_schedule
 

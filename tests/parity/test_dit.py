@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from glmimage.model.checkpoint import Checkpoint
+from glmimage.loading.checkpoint import Checkpoint
 from glmimage.model.dit import DiT, ReferenceCache
 
 SIZE = (512, 768)  # not square: a swap of rows and columns shows

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from glmimage.model.checkpoint import Checkpoint
+from glmimage.loading.checkpoint import Checkpoint
 from glmimage.model.prompt import get_glyph_texts
 
 PROMPTS = {

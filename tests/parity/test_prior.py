@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import GlmImageConfig, GlmImageForConditionalGeneration
 
-from glmimage.model.checkpoint import Checkpoint
+from glmimage.loading.checkpoint import Checkpoint
 from glmimage.model.config import PriorConfig
 from glmimage.model.prior import PRIOR_TENSORS, KVCache, PriorModel, upsample_prior
 from glmimage.model.prompt import PromptEncoder, fill_sources

@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import GlmImageForConditionalGeneration
 
 from glmimage.errors import ModelNotFound
-from glmimage.model.checkpoint import Checkpoint, resolve_model
+from glmimage.loading.checkpoint import Checkpoint, resolve_model
 from glmimage.model.prior import KVCache
 from glmimage.model.prompt import fill_sources
 from glmimage.model.sampling import SamplingConfig, sample

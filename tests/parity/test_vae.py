@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from glmimage.model.checkpoint import Checkpoint
+from glmimage.loading.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module")

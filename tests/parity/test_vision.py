@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from glmimage.errors import CheckpointInvalid
-from glmimage.model.checkpoint import Checkpoint
+from glmimage.loading.checkpoint import Checkpoint
 from glmimage.model.config import VQConfig
 from glmimage.model.prompt import PromptEncoder
 from glmimage.model.vision import VISION_IGNORED, VISION_TENSORS, VisionTokenizer

@@ -1,1 +1,1 @@
-"""The networks of GLM-Image as plain torch modules, and what loads them."""
+"""The networks of GLM-Image as plain torch modules, their schedule and their sampling."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from glmimage.model.tiny import make_tiny
+from glmimage.loading.tiny import make_tiny
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 RESOLVE = f"/owner/name/resolve/{COMMIT}/"
@@ -88,7 +88,7 @@ def hub(tmp_path):
 
 PROGRAM = """
 from glmimage.errors import ModelError
-from glmimage.model.hub import resolve_model
+from glmimage.loading.hub import resolve_model
 try:
     print(resolve_model("owner/name"))
 except ModelError as error:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from glmimage.model.tiny import SPECIAL_TOKENS, make_tiny
+from glmimage.loading.tiny import SPECIAL_TOKENS, make_tiny
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from glmimage.errors import CheckpointInvalid, ModelNotFound, OutOfMemory
-from glmimage.model import checkpoint as checkpoint_module
-from glmimage.model import tensors
-from glmimage.model.checkpoint import Checkpoint, load_components
-from glmimage.model.tiny import make_tiny
+from glmimage.loading import checkpoint as checkpoint_module
+from glmimage.loading import tensors
+from glmimage.loading.checkpoint import Checkpoint, load_components
+from glmimage.loading.tiny import make_tiny
 
 NETWORKS = ("prior", "vision", "dit", "glyph", "vae")
 DIT_SHARD = "transformer/diffusion_pytorch_model-00002-of-00002.safetensors"

@@ -15,13 +15,15 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointInvalid, ModelNotFound
-from .config import DitConfig, PriorConfig, VisionConfig, VQConfig
-from .dit import DIT_TENSORS, DiT
-from .glyph import GlyphEncoder
+from ..model.config import DitConfig, PriorConfig, VisionConfig, VQConfig
+from ..model.dit import DIT_TENSORS, DiT
+from ..model.glyph import GlyphEncoder
+from ..model.prior import PRIOR_TENSORS, PriorModel
+from ..model.prompt import PromptEncoder
+from ..model.schedule import check_scheduler
+from ..model.vae import VAE
+from ..model.vision import VISION_IGNORED, VISION_TENSORS, VisionTokenizer
 from .hub import LAYOUT, PRIOR_FOLDER, resolve_model
-from .prior import PRIOR_TENSORS, PriorModel
-from .prompt import PromptEncoder
-from .schedule import check_scheduler
 from .tensors import (
     Json,
     OnProgress,
@@ -34,8 +36,6 @@ from .tensors import (
     read_json,
     stored_tensors,
 )
-from .vae import VAE
-from .vision import VISION_IGNORED, VISION_TENSORS, VisionTokenizer
 
 __all__ = ["Checkpoint", "Components", "load_components", "resolve_model"]
 

@@ -6,10 +6,10 @@ The networks are built on the meta device, at full size and without a byte of we
 import pytest
 import torch
 
+from glmimage.loading.tensors import StoredTensor, check_nothing_left, check_shapes, parts_of
 from glmimage.model.config import DitConfig, PriorConfig, VisionConfig, VQConfig
 from glmimage.model.dit import DIT_TENSORS, DiT
 from glmimage.model.prior import PRIOR_TENSORS, PriorModel
-from glmimage.model.tensors import StoredTensor, check_nothing_left, check_shapes, parts_of
 from glmimage.model.vision import VISION_IGNORED, VISION_TENSORS, VisionTokenizer
 
 # vision_language_encoder/config.json and transformer/config.json as published

@@ -8,10 +8,10 @@ import pytest
 from huggingface_hub import constants, errors
 
 from glmimage.errors import DownloadFailed, ModelNotFound
-from glmimage.model import hub
-from glmimage.model.checkpoint import Checkpoint
-from glmimage.model.hub import DOWNLOADED, resolve_model
-from glmimage.model.tiny import make_tiny
+from glmimage.loading import hub
+from glmimage.loading.checkpoint import Checkpoint
+from glmimage.loading.hub import DOWNLOADED, resolve_model
+from glmimage.loading.tiny import make_tiny
 
 MODEL = "someone/some-model"
 

@@ -1,0 +1,1 @@
+"""Checkpoint folders: found or downloaded, checked, loaded part by part; and a toy one, written."""
