@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, GlmImageTransformer2DModel
 from layout import VISION_VOCAB_SIZE
-from prompts import load_words, random_design, text_wall, write_prompt
+from prompts import load_codebook, load_words, random_design, text_wall, write_prompt
 from renderer import (
     CODEBOOK_SIZE,
     HEADLINE_STYLES,
@@ -28,7 +28,7 @@ from renderer import (
     prior_tokens,
 )
 from torch import nn
-from training import RUNS, Average, Muon, Run, split_parameters
+from training import CODEBOOK, RUNS, Average, Muon, Run, split_parameters
 from transformers import T5Config, T5EncoderModel
 from vae import to_tensor
 
@@ -320,7 +320,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     words, held_out = load_words()
-    codebook = BackgroundCodebook.load(RUNS / "background_codebook.json")
+    codebook = load_codebook(CODEBOOK, words)
     vae = AutoencoderKL.from_pretrained(RUNS / "vae").eval().requires_grad_(False)
     stores = {
         "wall": LatentStore("wall", vae, codebook, words, 3000),

@@ -13,7 +13,7 @@ from prior import Prior
 from prompts import load_words, random_design, write_prompt
 from renderer import CHARS, HEADLINE_STYLES, NUM_GLYPH_CLASSES, NUM_TEXT_TOKENS, BackgroundCodebook, draw, prior_tokens
 from scoring import edit_distance, score
-from training import RUNS
+from training import CODEBOOK, RUNS
 from vae import to_tensor
 
 NUM_VARIANTS = 2 * len(HEADLINE_STYLES) + 1
@@ -134,7 +134,7 @@ def main() -> None:
     from pack import load_run
 
     _, words = load_words()
-    codebook = BackgroundCodebook.load(RUNS / "background_codebook.json")
+    codebook = BackgroundCodebook.load(CODEBOOK)
     parts = args.parts.split(",")
     designs = [random_design(81_000_000 + i, words) for i in range(args.num)]
     prompts = [write_prompt(d, 81_000_000 + i) for i, d in enumerate(designs)]

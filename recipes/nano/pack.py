@@ -24,7 +24,7 @@ from renderer import BackgroundCodebook
 from safetensors.torch import save_file
 from tokenizer import CODE_DIM, VISION_CONFIG, CellEncoder
 from torch import nn
-from training import RUNS
+from training import CODEBOOK, RUNS
 from transformers import ByT5Tokenizer, GenerationConfig, GlmImageConfig, GlmImageForConditionalGeneration
 
 from glmimage.loading.tiny import write_processor, write_scheduler
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--top-p", type=float, default=0.6)
     args = parser.parse_args()
     out: Path = args.out
-    centres = BackgroundCodebook.load(RUNS / "background_codebook.json").centres
+    centres = BackgroundCodebook.load(CODEBOOK).centres
     prior = load_run("prior", Prior(centres), "prior", not args.raw)
     decoder = load_run("decoder", Decoder(centres), "decoder", not args.raw)
     encoder = load_run("tokenizer", CellEncoder(centres), "encoder", averaged=False)

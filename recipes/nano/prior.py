@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from layout import FIRST_BYTE, PRIOR_CONFIG, VISION_VOCAB_SIZE, VOCAB_SIZE, Sequence, text_to_image_sequence
-from prompts import load_words, random_design, write_prompt
+from prompts import load_codebook, load_words, random_design, write_prompt
 from renderer import (
     CHARS,
     CODEBOOK_SIZE,
@@ -22,12 +22,11 @@ from renderer import (
     NUM_GLYPH_CLASSES,
     NUM_TEXT_TOKENS,
     BackgroundCodebook,
-    build_codebook,
     prior_tokens,
     text_cells,
 )
 from torch import nn
-from training import RUNS, Average, Muon, Run, split_parameters
+from training import CODEBOOK, Average, Muon, Run, split_parameters
 
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 SHORT_LENGTH, LONG_LENGTH = 304, 448
@@ -294,10 +293,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     words, held_out = load_words()
-    path = RUNS / "background_codebook.json"
-    if not path.exists():
-        build_codebook(lambda seed: random_design(seed, words)).save(path)
-    codebook = BackgroundCodebook.load(path)
+    codebook = load_codebook(CODEBOOK, words)
     prior = Prior(codebook.centres)
     average = Average(prior, 0.99)
     matrices, rest = split_parameters(prior, ("self_attn", "mlp"))

@@ -4,14 +4,14 @@ import random
 from pathlib import Path
 
 from renderer import (
-    CELL,
     CHARS,
     HEADLINE_STYLES,
-    INKS,
     PALETTE,
+    BackgroundCodebook,
     Design,
     Line,
     Shape,
+    build_codebook,
     contrasting_ink,
     shuffled,
 )
@@ -268,6 +268,13 @@ def _background_clause(rng: random.Random, names: dict[str, str], color: str) ->
     )
 
 
+def load_codebook(path: Path, words: list[str]) -> BackgroundCodebook:
+    """Load the background codebook, or make it from random designs and save it."""
+    if not path.exists():
+        build_codebook(lambda seed: random_design(seed, words)).save(path)
+    return BackgroundCodebook.load(path)
+
+
 def text_wall(seed: int, words: list[str], num_rows: int = 16, num_columns: int = 16) -> Design:
     """Draw a picture full of type on one colour: what the decoder practises glyphs on."""
     rng = random.Random(seed)
@@ -283,6 +290,3 @@ def text_wall(seed: int, words: list[str], num_rows: int = 16, num_columns: int 
         lines.append(Line(text[: num_columns - indent], row, indent, style))
         row += (1 if style == "small" else 2) + rng.choice([0, 0, 0, 1])
     return Design(num_rows, num_columns, color, color, contrasting_ink(color), tuple(lines), (), {})
-
-
-__all__ = ["CELL", "INKS", "load_words", "random_design", "text_wall", "write_prompt"]

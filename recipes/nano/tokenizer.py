@@ -13,10 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from prompts import load_words, random_design, text_wall
+from prompts import load_codebook, load_words, random_design, text_wall
 from renderer import CODEBOOK_SIZE, NUM_TEXT_TOKENS, BackgroundCodebook, draw, prior_tokens
 from torch import nn
-from training import RUNS, Run
+from training import CODEBOOK, Run
 from vae import _shapes, _texture
 
 VISION_CONFIG = {
@@ -99,7 +99,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     words, _ = load_words()
-    codebook = BackgroundCodebook.load(RUNS / "background_codebook.json")
+    codebook = load_codebook(CODEBOOK, words)
     encoder = CellEncoder(codebook.centres)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
     run = Run("tokenizer", args.minutes, {"encoder": encoder}, [optimizer])

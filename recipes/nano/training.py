@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 RUNS = Path(__file__).parent / "runs"
+CODEBOOK = RUNS / "background_codebook.json"
 
 
 class Muon(torch.optim.Optimizer):
