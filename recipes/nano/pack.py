@@ -89,8 +89,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=DESTINATION)
     parser.add_argument("--raw", action="store_true", help="last weights instead of averaged ones")
-    parser.add_argument("--temperature", type=float, default=0.6)
-    parser.add_argument("--top-p", type=float, default=0.6)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--top-p", type=float, default=0.9)
     args = parser.parse_args()
     out: Path = args.out
     centres = BackgroundCodebook.load(CODEBOOK).centres
