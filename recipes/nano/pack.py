@@ -145,6 +145,10 @@ def main() -> None:
     vae = AutoencoderKL.from_pretrained(RUNS / "vae")
     write(out / "vae", vae.state_dict(), "diffusion_pytorch_model")
     vae.save_config(out / "vae")
+    config_path = out / "vae/config.json"
+    values = json.loads(config_path.read_text())
+    values.pop("_name_or_path", None)  # where it lay on the machine that trained it
+    config_path.write_text(json.dumps(values, indent=2) + "\n")
     write_processor(out / "processor", SPECIAL_TOKENS, FIRST_BYTE)
     write_scheduler(out)
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
