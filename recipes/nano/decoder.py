@@ -32,6 +32,8 @@ from training import CODEBOOK, RUNS, Average, Muon, Run, split_parameters
 from transformers import T5Config, T5EncoderModel
 from vae import to_tensor
 
+from glmimage.model.prompt import get_glyph_texts
+
 WIDTH, NUM_HEADS, HEAD_DIM, NUM_LAYERS = 384, 3, 128, 4
 CONFIG = {
     "patch_size": 2,
@@ -250,8 +252,6 @@ class LatentStore:
 
 def glyph_batch(prompts: list[str], rng: random.Random, drop: float):
     """Return ids (N, L) and owner (N, L) of the quoted strings of prompts, under the reference's padding rule."""
-    from glyph_texts import get_glyph_texts
-
     rows = []
     for i, prompt in enumerate(prompts):
         texts = [""] if rng.random() < drop else get_glyph_texts(prompt) or [""]
