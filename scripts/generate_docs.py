@@ -54,7 +54,9 @@ def _settings() -> Iterator[str]:
     yield from ("", "## Settings", "Read from the environment; an option wins.", "")
     yield from ("| variable | default | |", "| --- | --- | --- |")
     for name, field in Settings.model_fields.items():
-        default = "" if field.default is None else f"`{field.default}`"
+        # no default, or one that depends on the machine, is told in the description
+        shown = field.default_factory is None and field.default not in (None, "")
+        default = f"`{field.default}`" if shown else ""
         yield _row(f"`{PREFIX}{name.upper()}`", default, field.description or "")
 
 

@@ -40,6 +40,8 @@ def test_the_environment_is_read_and_an_option_wins(monkeypatch, tmp_path):
         ("GLMIMAGE_OFFLINE", "perhaps", "perhaps"),
         ("GLMIMAGE_MODEL", "  ", "name a model"),
         ("GLMIMAGE_DEVCE", "cuda", "GLMIMAGE_DEVICE"),
+        ("GLMIMAGE_HTTP_PORT", "70000", "less than or equal to 65535"),
+        ("GLMIMAGE_PUBLIC_URL", "pictures.example.org", "https://"),
     ],
 )
 def test_a_wrong_variable_is_named(monkeypatch, variable, value, says):
@@ -52,3 +54,14 @@ def test_a_wrong_variable_is_named(monkeypatch, variable, value, says):
 def test_a_wrong_option_is_named_as_an_option():
     with pytest.raises(InvalidSettings, match="--dtype is 'int4'"):
         load_settings(dtype="int4")
+
+
+def test_the_data_folder_is_the_same_wherever_a_command_is_started(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.platform", "linux")
+    assert load_settings().data_dir == tmp_path / "glmimage"
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(data_dir="here").data_dir == tmp_path / "here"
+    monkeypatch.setenv("GLMIMAGE_DATA_DIR", "~/there")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_settings().data_dir == tmp_path / "there"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,13 @@ from .errors import InvalidSettings
 
 PREFIX = "GLMIMAGE_"
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
+
+
+def default_data_dir() -> Path:
+    """Return the folder where this system keeps a user's program data."""
+    if sys.platform == "darwin":
+        return Path("~/Library/Application Support/glmimage").expanduser()
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "glmimage"
 
 
 class Settings(BaseSettings):
@@ -31,6 +39,31 @@ class Settings(BaseSettings):
     cache_dir: Path | None = Field(None, description="where downloaded models are kept")
     offline: bool = Field(False, description="never download")
 
+    # the service: where it keeps things, and where it listens
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="everything the service keeps: database, files, certificates, keys; "
+        "by default a folder of the user's",
+    )
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 is every one")
+    http_port: int = Field(8000, ge=0, le=65535, description="0 takes any free one")
+    https_port: int = Field(8443, ge=0, le=65535, description="0 takes any free one")
+    public_url: str | None = Field(
+        None,
+        description="address under which clients reach the server, such as "
+        "https://pictures.example.org; by default that of each request",
+    )
+    tls_names: str = Field(
+        "", description="more names and addresses for the certificate, separated by commas"
+    )
+    tls_cert: Path | None = Field(None, description="a certificate of your own (PEM, with chain)")
+    tls_key: Path | None = Field(None, description="its private key")
+    auth: bool = Field(True, description="off: no key is asked for; only on a loopback address")
+    workers: int = Field(1, ge=0, le=64, description="workers that `glmimage serve` starts")
+    stop_timeout_s: float = Field(
+        30.0, ge=0, description="seconds that work in hand gets when the service stops"
+    )
+
     @field_validator("model")
     @classmethod
     def _model_is_named(cls, value: str) -> str:
@@ -46,6 +79,19 @@ class Settings(BaseSettings):
         if kind not in ("auto", "cpu", "cuda", "mps") or (separator and not indexed):
             raise ValueError(f"it must be {DEVICES}")
         return value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _data_dir_is_absolute(cls, value: Path) -> Path:
+        # the worker and the command line must mean the same folder wherever they are started
+        return value.expanduser().absolute()
+
+    @field_validator("public_url")
+    @classmethod
+    def _public_url_is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("it must begin with http:// or https://")
+        return value.rstrip("/") if value else None
 
     def hub_environment(self) -> dict[str, str]:
         """Return the variables that make huggingface_hub obey; set them before its import."""
