@@ -1,0 +1,1 @@
+"""Let a program written for the hosted service talk to this one, unchanged."""

@@ -1,0 +1,1 @@
+"""The HTTP server: fal's API over the job store. It never imports torch."""
