@@ -153,8 +153,8 @@ def test_global_random_state_is_neither_read_nor_written(pipe):
 def test_without_guidance_there_is_no_unconditional_pass(pipe, monkeypatch, guidance, passes):
     calls = []
     dit = pipe.stages.decode().dit
-    forward = dit.forward
-    monkeypatch.setattr(dit, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    velocity = dit.velocity
+    monkeypatch.setattr(dit, "velocity", lambda *a, **k: calls.append(1) or velocity(*a, **k))
     pictures = with_prior("x", GenerationRequest("Plain", 512, 512, 3, guidance, seed=0))
     list(generate(pipe.stages, pictures))
     assert len(calls) == passes

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from .loading.tensors import OnProgress
 from .memory import memory_errors, synchronize
-from .model.dit import ReferenceCache
 from .model.prior import upsample_prior
 from .model.prompt import fill_sources, get_glyph_texts
+from .model.reference_cache import ReferenceCache
 from .model.sampling import RandomStream
 from .model.schedule import euler_step, make_schedule
 from .picture import Picture, make_pictures, share_time
@@ -125,21 +125,27 @@ def denoise(
     shape = (stage.vae.latent_channels, height // scale, width // scale)
     latents = torch.stack([RandomStream(p.seed).noise(shape) for p in pictures]).to(device)
     prior_ids = torch.stack([_decoder_ids(picture) for picture in pictures]).to(device)
-    glyphs = _glyph_embeds(stage, request.prompt, batch)
-    no_glyphs = _glyph_embeds(stage, "", batch)
-    cache = ReferenceCache.stack([references] * batch)
-    target_size = torch.tensor([[height, width]] * batch, device=device)
-    crop_coords = torch.zeros_like(target_size)
-    keep = torch.zeros(batch, dtype=torch.bool, device=device)
+    none = torch.zeros(batch, dtype=torch.bool, device=device)
+    painted = dit.prepare(
+        _glyph_embeds(stage, request.prompt, batch),
+        prior_ids,
+        prior_drop=none,
+        reference_cache=ReferenceCache.stack([references] * batch),
+    )
+    guided = request.guidance_scale > 1
+    if guided:
+        # without prior, glyphs and references: this pass must not read the cache
+        plain = dit.prepare(_glyph_embeds(stage, "", batch), prior_ids, prior_drop=~none)
     schedule = make_schedule(request.num_inference_steps, height, width, stage.scheduler_config)
-    for step, timestep in enumerate(schedule.model_timesteps.tolist()):
-        now = torch.full((batch,), timestep, device=device)
-        sizes = now, target_size, crop_coords
-        velocity = dit(latents, glyphs, prior_ids, keep, *sizes, reference_cache=cache)
-        if request.guidance_scale > 1:
-            # without prior, glyphs and references: this pass must not read the cache
-            plain = dit(latents, no_glyphs, prior_ids, ~keep, *sizes)
-            velocity = plain + request.guidance_scale * (velocity - plain)
+    target_size = torch.tensor([[height, width]], device=device)
+    all_times = dit.prepare_times(
+        schedule.model_timesteps[:, None].to(device), target_size, torch.zeros_like(target_size)
+    )
+    for step, times in enumerate(all_times):
+        velocity = dit.velocity(latents, painted, times)
+        if guided:
+            unguided = dit.velocity(latents, plain, times)
+            velocity = unguided + request.guidance_scale * (velocity - unguided)
         latents = euler_step(latents, velocity, *schedule.sigmas[step : step + 2])
         yield latents
 

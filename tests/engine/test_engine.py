@@ -246,7 +246,7 @@ def break_at(monkeypatch, stages, place):
         fail_when(pipeline_module, "RandomStream", lambda given: given == seed)
     elif place == "denoise":
         fail_when(
-            stages.decode().dit, "forward", lambda latents, *rest, **o: latents.shape[-1] == 72
+            stages.decode().dit, "velocity", lambda latents, *rest, **o: latents.shape[-1] == 72
         )
     elif place == "decode":
         fail_when(stages.decode().vae, "decode", lambda latents: latents.shape[-1] == 72)
@@ -280,15 +280,15 @@ def test_pictures_that_cannot_be_painted_together_are_painted_one_by_one(
     stages, requests, alone, monkeypatch
 ):
     dit, batches = stages.decode().dit, []
-    forward = dit.forward
+    velocity = dit.velocity
 
     def small_only(latents, *rest, **options):
         batches.append(len(latents))
         if len(latents) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(latents, *rest, **options)
+        return velocity(latents, *rest, **options)
 
-    monkeypatch.setattr(dit, "forward", small_only)
+    monkeypatch.setattr(dit, "velocity", small_only)
     engine = Engine(stages, Limits(decode_patches=4096))
     engine.add_request(requests["pair"], "pair")
     check(drain(engine), alone, ["pair"])

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from glmimage.loading.checkpoint import Checkpoint
-from glmimage.model.dit import DiT, ReferenceCache
+from glmimage.model.dit import DiT
+from glmimage.model.reference_cache import ReferenceCache
 
 SIZE = (512, 768)  # not square: a swap of rows and columns shows
 REFERENCE_SIZES = [(512, 512), (640, 512), (512, 1024), (576, 544)]

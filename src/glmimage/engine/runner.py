@@ -11,7 +11,7 @@ from itertools import groupby, islice
 
 from ..errors import GlmImageError
 from ..memory import memory_errors
-from ..model.dit import ReferenceCache
+from ..model.reference_cache import ReferenceCache
 from ..picture import Picture
 from ..pipeline import encode_prompts, encode_references, paint
 from ..stages import Stages

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import DitConfig
+from .cpu import attend, linear_gelu
+from .reference_cache import ReferenceCache
 
 NORM_EPS = 1e-5
 ROPE_THETA = 10000.0
@@ -50,47 +52,21 @@ DIT_TENSORS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class ReferenceCache:
-    """Keys and values of reference pictures: one (B, heads, R, head_dim) tensor a layer.
+class Context:
+    """What one pass of a picture keeps through all steps: text (B, T, D) and prior (B, N, D)."""
 
-    `mask` (B, R) is false where a row has fewer reference tokens than its neighbours.
-    """
-
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    text: Tensor
+    prior: Tensor
+    references: ReferenceCache | None = None
     mask: Tensor | None = None
 
-    @property
-    def num_tokens(self) -> int:
-        return self.keys[0].shape[2]
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for tensor in (*self.keys, *self.values))
+@dataclass(frozen=True)
+class Times:
+    """One step's modulation: (B, 6, 2, D) a block, and (B, 2 * D) at the end."""
 
-    @classmethod
-    def stack(cls, rows: Sequence[ReferenceCache | None]) -> ReferenceCache | None:
-        """Batch the caches of single pictures; None stands for a row that reads no reference.
-
-        Rows that share one cache share its memory; other rows are padded to the longest.
-        """
-        present = [row for row in rows if row is not None]
-        if not present:
-            return None
-        if all(row is rows[0] for row in rows):
-            keys = tuple(key.expand(len(rows), -1, -1, -1) for key in present[0].keys)
-            values = tuple(value.expand(len(rows), -1, -1, -1) for value in present[0].values)
-            return cls(keys, values)
-        lengths = [row.num_tokens if row else 0 for row in rows]
-        longest = max(lengths)
-        layers = range(len(present[0].keys))
-        keys = tuple(_pad_rows([row.keys[n] if row else None for row in rows]) for n in layers)
-        values = tuple(_pad_rows([row.values[n] if row else None for row in rows]) for n in layers)
-        if min(lengths) == longest:
-            return cls(keys, values)
-        device = keys[0].device
-        mask = torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]
-        return cls(keys, values, mask)
+    blocks: tuple[Tensor, ...]
+    final: Tensor
 
 
 class DiT(nn.Module):
@@ -137,17 +113,54 @@ class DiT(nn.Module):
         and crop_coords (B, 2) as (height, width) in pixels; glyph_mask (B, T) bool, false on
         padding, None when there is none.
         """
+        context = self.prepare(
+            glyph_embeds, prior_token_ids, prior_drop, glyph_mask, reference_cache
+        )
+        times = self.prepare_times(timestep[None], target_size, crop_coords)
+        return self.velocity(latents, context, times[0])
+
+    def prepare(
+        self,
+        glyph_embeds: Tensor,
+        prior_token_ids: Tensor,
+        prior_drop: Tensor,
+        glyph_mask: Tensor | None = None,
+        reference_cache: ReferenceCache | None = None,
+    ) -> Context:
+        """Compute what stays the same at every step; arguments as in `forward`."""
         text = self._glyphs(glyph_embeds)
-        image = self._patches(latents, prior_token_ids, prior_drop)
-        condition = self._condition(timestep, target_size, crop_coords)
+        return Context(
+            text=text,
+            prior=self._prior(prior_token_ids, prior_drop),
+            references=reference_cache,
+            mask=_key_mask(glyph_mask, text, prior_token_ids, reference_cache),
+        )
+
+    def prepare_times(
+        self, timesteps: Tensor, target_size: Tensor, crop_coords: Tensor
+    ) -> list[Times]:
+        """Compute the modulation of all steps at once: timesteps (S, B), sizes (B, 2).
+
+        B may be 1 for a batch whose rows share times and sizes.
+        """
+        steps, rows = timesteps.shape
+        sizes = (size.repeat(steps, 1) for size in (target_size, crop_coords))
+        condition = self._condition(timesteps.flatten(), *sizes)
+        # (S, B, 6, 2, D): shift, scale, gate of the attention, then of the MLP; image before text
+        shape = (steps, rows, 6, 2, self.config.inner_dim)
+        blocks = [block.modulation(condition).view(shape).unbind(0) for block in self.blocks]
+        final = self.final_modulation(condition).view(steps, rows, -1).unbind(0)
+        return [Times(tuple(block[step] for block in blocks), final[step]) for step in range(steps)]
+
+    def velocity(self, latents: Tensor, context: Context, times: Times) -> Tensor:
+        """Return the velocity (B, C, H, W), float32, of latents (B, C, H, W)."""
+        text, cache = context.text, context.references
+        image = self._patches(latents) + context.prior
         rotary = self._rotary_tables(latents, text.shape[1])
-        mask = _key_mask(glyph_mask, text, image, reference_cache)
         for index, block in enumerate(self.blocks):
-            past = None
-            if reference_cache is not None:
-                past = (reference_cache.keys[index], reference_cache.values[index])
-            text, image, _ = block(text, image, condition, rotary, mask, past)
-        scale, shift = self.final_modulation(condition).chunk(2, dim=1)
+            past = None if cache is None else (cache.keys[index], cache.values[index])
+            text, image, _ = block(text, image, times.blocks[index], rotary, context.mask, past)
+        scale, shift = times.final.chunk(2, dim=1)
         image = self.patch_out(_modulate(image, shift, scale))
         return self._unpatch(image, latents).float()
 
@@ -165,12 +178,12 @@ class DiT(nn.Module):
         for latent, ids, size in zip(latents, prior_token_ids, sizes, strict=True):
             batch = latent[None]
             zero = torch.zeros(1, 2, device=latent.device)
-            condition = self._condition(zero[:, 0], torch.tensor([size]).to(zero), zero)
-            image = self._patches(batch, ids[None], zero[:, 0].bool())
+            (times,) = self.prepare_times(zero[:, :1], torch.tensor([size]).to(zero), zero)
+            image = self._patches(batch) + self._prior(ids[None], zero[:, 0].bool())
             text = image[:, :0]
             rotary = self._rotary_tables(batch, 0)
-            for block, kept in zip(self.blocks, layers, strict=True):
-                text, image, key_value = block(text, image, condition, rotary, None, None)
+            for block, modulation, kept in zip(self.blocks, times.blocks, layers, strict=True):
+                text, image, key_value = block(text, image, modulation, rotary, None, None)
                 kept.append(key_value)
         keys, values = (
             tuple(torch.cat([pair[side] for pair in kept], dim=2) for kept in layers)
@@ -185,17 +198,20 @@ class DiT(nn.Module):
     def _glyphs(self, glyph_embeds: Tensor) -> Tensor:
         return self.glyph_out(F.gelu(self.glyph_in(glyph_embeds.to(self.dtype))))
 
-    def _patches(self, latents: Tensor, prior_token_ids: Tensor, prior_drop: Tensor) -> Tensor:
-        """Embed the patches (B, N, D) and add the prior, which a dropped row has as zeros."""
+    def _patches(self, latents: Tensor) -> Tensor:
+        """Embed the patches (B, N, D)."""
         size = self.config.patch_size
         batch, channels, height, width = latents.shape
         grid = latents.to(self.dtype).reshape(
             batch, channels, height // size, size, width // size, size
         )
-        patches = self.patch_in(grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))
+        return self.patch_in(grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))
+
+    def _prior(self, prior_token_ids: Tensor, prior_drop: Tensor) -> Tensor:
+        """Embed the prior (B, N, D), which a dropped row has as zeros."""
         # multiplied, not indexed: a boolean index waits for the device
         prior = self.prior_embed(prior_token_ids) * ~prior_drop[:, None, None]
-        return patches + self.prior_out(F.silu(self.prior_in(prior)))
+        return self.prior_out(F.silu(self.prior_in(prior)))
 
     def _unpatch(self, patches: Tensor, latents: Tensor) -> Tensor:
         size = self.config.patch_size
@@ -241,15 +257,16 @@ class Block(nn.Module):
         self,
         text: Tensor,
         image: Tensor,
-        condition: Tensor,
+        modulation: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | None,
         past: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Return text (B, T, D), image (B, N, D), and this layer's own keys and values."""
+        """Return text (B, T, D), image (B, N, D), and this layer's own keys and values.
+
+        modulation (B, 6, 2, D) is what `self.modulation` makes of the time; see `prepare_times`.
+        """
         lengths = [text.shape[1], image.shape[1]]
-        # (B, 6, 2, D): shift, scale, gate of the attention, then of the MLP; image before text
-        modulation = self.modulation(condition).unflatten(1, (6, 2, -1))
         of_image, of_text = (modulation[:, :, stream].unbind(1) for stream in (0, 1))
 
         joined = [_modulate(text, *of_text[:2]), _modulate(image, *of_image[:2])]
@@ -259,7 +276,7 @@ class Block(nn.Module):
         image = torch.addcmul(image, of_both[1], of_image[2][:, None])
 
         joined = [_modulate(text, *of_text[3:5]), _modulate(image, *of_image[3:5])]
-        hidden = F.gelu(self.ff_in(torch.cat(joined, dim=1)), approximate="tanh")
+        hidden = linear_gelu(torch.cat(joined, dim=1), self.ff_in.weight, self.ff_in.bias)
         of_both = self.ff_out(hidden).split(lengths, dim=1)
         text = torch.addcmul(text, of_both[0], of_text[5][:, None])
         image = torch.addcmul(image, of_both[1], of_image[5][:, None])
@@ -281,7 +298,7 @@ class Block(nn.Module):
         if past is not None:
             all_keys = torch.cat([past[0], key], dim=2)
             all_values = torch.cat([past[1], value], dim=2)
-        attended = F.scaled_dot_product_attention(query, all_keys, all_values, attn_mask=mask)
+        attended = attend(query, all_keys, all_values, mask)
         return self.attention_out(attended.transpose(1, 2).flatten(2)), (key, value)
 
 
@@ -323,29 +340,18 @@ def _sinusoids(values: Tensor, width: int) -> Tensor:
 
 
 def _key_mask(
-    glyph_mask: Tensor | None, text: Tensor, image: Tensor, reference_cache: ReferenceCache | None
+    glyph_mask: Tensor | None, text: Tensor, patches: Tensor, reference_cache: ReferenceCache | None
 ) -> Tensor | None:
     """Return which keys (references, glyphs, image) a row sees (B, 1, 1, K); None when all."""
     reference_mask = reference_cache.mask if reference_cache is not None else None
     if glyph_mask is None and reference_mask is None:
         return None  # no mask at all keeps the fastest attention kernels available
-    batch = image.shape[0]
+    batch = patches.shape[0]
     parts = []
     if reference_cache is not None:
         seen = text.new_ones(batch, reference_cache.num_tokens, dtype=torch.bool)
         parts.append(seen if reference_mask is None else reference_mask)
     seen = text.new_ones(batch, text.shape[1], dtype=torch.bool)
     parts.append(seen if glyph_mask is None else glyph_mask)
-    parts.append(image.new_ones(batch, image.shape[1], dtype=torch.bool))
+    parts.append(patches.new_ones(batch, patches.shape[1], dtype=torch.bool))
     return torch.cat(parts, dim=1)[:, None, None]
-
-
-def _pad_rows(rows: Sequence[Tensor | None]) -> Tensor:
-    """Batch (1, heads, R, head_dim) tensors, filled with zeros up to the longest."""
-    present = [row for row in rows if row is not None]
-    length = max(row.shape[2] for row in present)
-    batch = present[0].new_zeros(len(rows), present[0].shape[1], length, present[0].shape[3])
-    for target, row in zip(batch, rows, strict=True):
-        if row is not None:
-            target[:, : row.shape[2]] = row[0]
-    return batch

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from transformers import T5EncoderModel
 
 MAX_GLYPH_TOKENS = 2048  # of each text; the reference truncates there as well
+KEPT_ENCODINGS = 8
 
 
 class GlyphEncoder(nn.Module):
@@ -21,13 +22,24 @@ class GlyphEncoder(nn.Module):
         super().__init__()
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
+        self._known: dict[tuple[str, ...], Tensor] = {}
 
-    @torch.no_grad()
     def encode(self, glyph_texts: Sequence[str]) -> Tensor:
         """Return (T, E) in the encoder's dtype: each text read on its own, then concatenated.
 
-        No text at all is read as one empty text, which is also the unconditional input.
+        No text at all is read as one empty text, which is also the unconditional input. The newest
+        encodings are kept: pictures of one request share theirs, and all share the empty one.
         """
+        texts = tuple(glyph_texts)
+        if texts not in self._known:
+            while len(self._known) >= KEPT_ENCODINGS:
+                del self._known[next(iter(self._known))]
+            self._known[texts] = self._encode(texts)
+        self._known[texts] = self._known.pop(texts)  # the newest stands last
+        return self._known[texts]
+
+    @torch.no_grad()
+    def _encode(self, glyph_texts: Sequence[str]) -> Tensor:
         ids = self.token_ids(glyph_texts)
         longest = max(len(row) for row in ids)
         device = self.text_encoder.device
