@@ -45,6 +45,13 @@ class Settings(BaseSettings):
         description="everything the service keeps: database, files, certificates, keys; "
         "by default a folder of the user's",
     )
+    database_url: str | None = Field(
+        None,
+        description="postgresql://USER:PASSWORD@HOST/NAME; by default a SQLite file in data_dir",
+    )
+    files_url: str | None = Field(
+        None, description="s3://BUCKET/PREFIX, or a folder; by default `files` in data_dir"
+    )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 is every one")
     http_port: int = Field(8000, ge=0, le=65535, description="0 takes any free one")
     https_port: int = Field(8443, ge=0, le=65535, description="0 takes any free one")
@@ -59,9 +66,40 @@ class Settings(BaseSettings):
     tls_cert: Path | None = Field(None, description="a certificate of your own (PEM, with chain)")
     tls_key: Path | None = Field(None, description="its private key")
     auth: bool = Field(True, description="off: no key is asked for; only on a loopback address")
+    api_key: str | None = Field(
+        None, description="what `exec` and `env` hand to clients; by default the first key made"
+    )
     workers: int = Field(1, ge=0, le=64, description="workers that `glmimage serve` starts")
     stop_timeout_s: float = Field(
         30.0, ge=0, description="seconds that work in hand gets when the service stops"
+    )
+
+    # the service: which requests it takes, and how it answers them
+    max_body_bytes: int = Field(
+        64 * 1024 * 1024, ge=1024, description="largest request body; uploads have their own limit"
+    )
+    max_queue_length: int = Field(
+        100_000, ge=1, description="requests that may wait for an endpoint; more are answered 429"
+    )
+    max_attempts: int = Field(
+        3, ge=1, le=100, description="how often a worker may begin a request before it is given up"
+    )
+    no_worker_timeout_s: float = Field(
+        120.0, gt=0, description="without a live worker for so long, requests are answered 503"
+    )
+    fallback: bool = Field(
+        False,
+        description="when overloaded or without a worker, answer with the newest stored picture "
+        "of the same prompt",
+    )
+    result_cache: bool = Field(
+        True, description="answer the same input with the same seed from stored pictures"
+    )
+    cors_origins: str = Field(
+        "*", description="web pages that may call the server: origins separated by commas, or *"
+    )
+    open_proxy: bool = Field(
+        False, description="let /api/fal/proxy be used without a key, as web pages do"
     )
 
     @field_validator("model")
@@ -92,6 +130,16 @@ class Settings(BaseSettings):
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("it must begin with http:// or https://")
         return value.rstrip("/") if value else None
+
+    @property
+    def store_url(self) -> str:
+        """Return the address of the job store."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'glmimage.sqlite3'}"
+
+    @property
+    def files_address(self) -> str:
+        """Return where generated and uploaded files are kept."""
+        return self.files_url or str(self.data_dir / "files")
 
     def hub_environment(self) -> dict[str, str]:
         """Return the variables that make huggingface_hub obey; set them before its import."""
