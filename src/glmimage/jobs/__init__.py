@@ -1,0 +1,46 @@
+"""The durable store and queue: jobs, keys, files, webhooks, usage, workers. No torch here."""
+
+from .errors import LeaseLost, QueueFull, StoreOutdated, StoreUnavailable
+from .records import (
+    ApiKey,
+    Beat,
+    BillingEvent,
+    CancelAnswer,
+    Claim,
+    FileRecord,
+    Job,
+    LogEntry,
+    NewJob,
+    Prior,
+    Stage,
+    State,
+    Usage,
+    UsageRow,
+    Webhook,
+    Worker,
+)
+from .store import JobStore
+
+__all__ = [
+    "ApiKey",
+    "Beat",
+    "BillingEvent",
+    "CancelAnswer",
+    "Claim",
+    "FileRecord",
+    "Job",
+    "JobStore",
+    "LeaseLost",
+    "LogEntry",
+    "NewJob",
+    "Prior",
+    "QueueFull",
+    "Stage",
+    "State",
+    "StoreOutdated",
+    "StoreUnavailable",
+    "Usage",
+    "UsageRow",
+    "Webhook",
+    "Worker",
+]

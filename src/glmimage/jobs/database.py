@@ -1,0 +1,124 @@
+"""Run transactions, which are plain functions of a connection, on SQLite or PostgreSQL.
+
+A transaction may be run again after a failure, so it must touch nothing but its connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+
+from sqlalchemy import Connection, text, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from ..errors import InvalidSettings
+from .schema import counters
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Transaction = Callable[Concatenate[Connection, P], T]
+
+
+class Database(Protocol):
+    """Execute transactions from the event loop it was opened in."""
+
+    async def read(
+        self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+
+    async def write(
+        self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+
+    def moment(self) -> int:
+        """Return a number that differs after another connection has written."""
+        ...
+
+    async def wait(self, moment: int, timeout_s: float) -> bool:
+        """Wait until something is written after `moment`; False when nothing was."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+async def open_database(url: str, *, create: bool) -> Database:
+    """Open `sqlite:///FILE` or `postgresql://...`; raise InvalidSettings or StoreUnavailable."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise InvalidSettings(
+            "The database address cannot be read.",
+            hint="Use sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.",
+        ) from None
+    kind = parsed.drivername.partition("+")[0]
+    if kind == "sqlite":
+        from .sqlite import SqliteDatabase
+
+        return await SqliteDatabase.open(parsed.database or "", create=create)
+    if kind in ("postgresql", "postgres"):
+        from .postgres import PostgresDatabase
+
+        return await PostgresDatabase.open(parsed, create=create)
+    raise InvalidSettings(
+        f"{kind} is not a database this store can use.", hint="Use sqlite or postgresql."
+    )
+
+
+class Stamp(NamedTuple):
+    """Date a change: its number in the feed, and the store's time."""
+
+    change_number: int
+    now: float
+
+
+_COUNT_CHANGE = (
+    update(counters)
+    .where(counters.c.name == "change")
+    .values(value=counters.c.value + 1)
+    .returning(counters.c.value)
+)
+# A transaction's own number is handed out before it commits, so a reader of the feed stops below
+# the oldest number that is still in progress (see `newest_change`).
+_STAMP = text(
+    "SELECT pg_current_xact_id()::text::bigint, extract(epoch FROM clock_timestamp())::float8, "
+    "pg_notify('glmimage', '')"
+)
+_HORIZON = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1")
+_NEWEST = text("SELECT value FROM counters WHERE name = 'change'")
+_NOW = text("SELECT extract(epoch FROM clock_timestamp())::float8")
+
+
+def is_sqlite(connection: Connection) -> bool:
+    return connection.dialect.name == "sqlite"
+
+
+def stamp(connection: Connection) -> Stamp:
+    """Number and date a change to a job, and wake those who wait for one."""
+    if is_sqlite(connection):
+        return Stamp(connection.execute(_COUNT_CHANGE).scalar_one(), time.time())
+    number, now, _ = connection.execute(_STAMP).one()
+    return Stamp(number, now)
+
+
+def newest_change(connection: Connection) -> int:
+    """Return the number up to which all changes are visible."""
+    query = _NEWEST if is_sqlite(connection) else _HORIZON
+    return int(connection.execute(query).scalar_one())
+
+
+def store_time(connection: Connection) -> float:
+    """Return the time by the clock all workers share."""
+    return time.time() if is_sqlite(connection) else float(connection.execute(_NOW).scalar_one())
+
+
+def insert_for(connection: Connection) -> Any:
+    """Return the dialect's `insert`, the one that knows ON CONFLICT."""
+    if is_sqlite(connection):
+        from sqlalchemy.dialects.sqlite import insert
+
+        return insert
+    from sqlalchemy.dialects.postgresql import insert as postgres_insert
+
+    return postgres_insert

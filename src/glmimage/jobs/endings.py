@@ -1,0 +1,335 @@
+"""How a job ends, with its webhook in the same transaction, and how it comes back."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, or_, select, text, update
+
+from . import order
+from .database import Stamp, is_sqlite, stamp
+from .queue import JOB_COLUMNS, get, insert_job, job_from, new_row
+from .records import CancelAnswer, Document, Job, NewJob, State, Usage
+from .schema import jobs, logs, payloads, priors, webhooks
+
+CANCELLED: Document = {"detail": "Request cancelled", "error_type": "client_cancelled"}
+TIMED_OUT: Document = {"detail": "Request timed out", "error_type": "request_timeout"}
+GAVE_UP = "The picture could not be made after {} attempts."
+LOST_WORKER = "The worker stopped answering."
+BATCH = 500
+
+
+def end(
+    connection: Connection,
+    job: Job,
+    changed: Stamp,
+    *,
+    state: State,
+    status: int = 499,
+    result: Document = CANCELLED,
+    dead: bool = False,
+    last_error: str | None = None,
+) -> Job:
+    """Bring a job to its end: state, answer, webhook."""
+    values = ended(state, status, result) | {
+        "change_number": changed.change_number,
+        "finished_at": changed.now,
+        "worker_id": None,
+        "lease_until": None,
+        "open_stage": None,
+        "queue": None,
+        "dead": dead,
+    }
+    if last_error is not None:
+        values["last_error"] = last_error
+    if job.waiting:
+        order.count_jobs(connection, [(job.endpoint, job.place)], -1)
+    row = connection.execute(
+        update(jobs).where(jobs.c.number == job.number).values(values).returning(*JOB_COLUMNS)
+    ).one()
+    connection.execute(update(payloads).where(payloads.c.job_id == job.id).values(result=result))
+    if job.webhook_url:
+        write_webhook(connection, job.id, job.webhook_url, changed.now)
+    return job_from(row, None, result)
+
+
+def ended(state: State, status: int, result: Document) -> dict[str, Any]:
+    """Return the columns that say how a job ended."""
+    if state == "done":
+        return {"state": state, "status": status, "progress": 1.0}
+    error, error_type = describe(result)
+    return {"state": state, "status": status, "error": error, "error_type": error_type}
+
+
+def describe(body: Document) -> tuple[str, str | None]:
+    """Return an error body's sentence and type, in either of fal's forms."""
+    detail = body.get("detail")
+    if isinstance(detail, list) and detail and isinstance(detail[0], dict):
+        return str(detail[0].get("msg", "")), detail[0].get("type")
+    return str(detail or "The request failed."), body.get("error_type")
+
+
+def write_webhook(connection: Connection, job_id: str, url: str, now: float) -> None:
+    """Put a delivery into the outbox."""
+    connection.execute(
+        insert(webhooks),
+        {
+            "id": str(uuid.uuid4()),
+            "job_id": job_id,
+            "url": url,
+            "state": "pending",
+            "attempts": 0,
+            "created_at": now,
+            "next_attempt": now,
+        },
+    )
+
+
+def put_back(
+    connection: Connection,
+    job: Job,
+    changed: Stamp,
+    *,
+    reason: str | None,
+    attempt: int | None = None,
+) -> Job:
+    """Make a claimed job claimable again, at its old place and with what it has got."""
+    values: dict[str, Any] = {
+        "open_stage": job.stage,
+        "worker_id": None,
+        "lease_until": None,
+        "change_number": changed.change_number,
+    }
+    if job.state == "running":
+        values |= {"state": "queued", "queue": job.endpoint, "progress": 0.0}
+        order.count_jobs(connection, [(job.endpoint, job.place)], 1)
+    if reason is not None:
+        values["last_error"] = reason
+    if attempt is not None:
+        values["attempt"] = attempt
+    row = connection.execute(
+        update(jobs).where(jobs.c.number == job.number).values(values).returning(*JOB_COLUMNS)
+    ).one()
+    return job_from(row)
+
+
+def give_up(
+    connection: Connection,
+    job: Job,
+    changed: Stamp,
+    *,
+    reason: str | None,
+    status: int = 500,
+    body: Document | None = None,
+) -> Job:
+    """End a job that has no attempt left; it stays visible as dead and can be retried by hand."""
+    if body is None:
+        message = GAVE_UP.format(job.attempt)
+        body = {"detail": [{"loc": ["body"], "msg": message, "type": "internal_server_error"}]}
+    return end(
+        connection,
+        job,
+        changed,
+        state="failed",
+        status=status,
+        result=body,
+        dead=True,
+        last_error=reason or describe(body)[0],
+    )
+
+
+def insert_ended(
+    connection: Connection,
+    new: NewJob,
+    state: State,
+    status: int,
+    result: Document,
+    served_from: str | None = None,
+    used: Usage | None = None,
+) -> Job:
+    """Store a job that ends as it begins: invalid, refused, or answered from the cache."""
+    from .leases import record_usage
+
+    changed = stamp(connection)
+    values = new_row(connection, new, changed) | ended(state, status, result)
+    values |= {
+        "stage": "prior",
+        "started_at": changed.now,
+        "finished_at": changed.now,
+        "served_from": served_from,
+    }
+    job = insert_job(connection, values, new.input, result)
+    if new.webhook_url:
+        write_webhook(connection, job.id, new.webhook_url, changed.now)
+    if used is not None:
+        record_usage(connection, job, used, changed.now)
+    return job
+
+
+def cancel(connection: Connection, job_id: str, body: Document = CANCELLED) -> CancelAnswer:
+    """End a job that waits; ask the worker of one that runs to let go."""
+    row = connection.execute(_lock_by_id(job_id)).first()
+    if row is None:
+        return "missing"
+    job = job_from(row)
+    if job.ended:
+        return "done"
+    if job.cancel_requested:
+        return "requested"
+    changed = stamp(connection)
+    if job.worker_id is None:
+        end(connection, job, changed, state="cancelled", result=body)
+        return "requested"
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.number == job.number)
+        .values(cancel_requested=True, change_number=changed.change_number)
+    )
+    return "requested"
+
+
+def _lock_by_id(job_id: str) -> Any:
+    return select(*JOB_COLUMNS).where(jobs.c.id == job_id).with_for_update()
+
+
+def recover_leases(connection: Connection, now: float | None = None) -> list[Job]:
+    """Free the jobs whose leases have run out: queue them again, or give them up."""
+    changed = stamp(connection)
+    overdue = jobs.c.lease_until < (changed.now if now is None else now)
+    return _recover(connection, overdue, changed)
+
+
+def abandon(connection: Connection, worker_id: str) -> list[Job]:
+    """Free the jobs of a worker that is known to be dead, without waiting for its leases."""
+    changed = stamp(connection)
+    return _recover(connection, jobs.c.worker_id == worker_id, changed)
+
+
+def _recover(connection: Connection, which: Any, changed: Stamp) -> list[Job]:
+    rows = connection.execute(
+        select(*JOB_COLUMNS)
+        .where(jobs.c.lease_until.is_not(None), which)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    ).all()
+    recovered = []
+    for job in map(job_from, rows):
+        if job.cancel_requested:
+            recovered.append(end(connection, job, changed, state="cancelled"))
+        elif job.attempt >= job.max_attempts:
+            recovered.append(give_up(connection, job, changed, reason=LOST_WORKER))
+        else:
+            recovered.append(put_back(connection, job, changed, reason=LOST_WORKER))
+    return recovered
+
+
+def expire_starts(connection: Connection, now: float | None = None) -> list[Job]:
+    """Fail the jobs that nobody has begun before their deadline."""
+    changed = stamp(connection)
+    rows = connection.execute(
+        select(*JOB_COLUMNS)
+        .where(
+            jobs.c.queue.is_not(None),
+            jobs.c.start_deadline < (changed.now if now is None else now),
+            jobs.c.started_at.is_(None),
+        )
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    ).all()
+    return [
+        end(connection, job, changed, state="failed", status=504, result=TIMED_OUT)
+        for job in map(job_from, rows)
+    ]
+
+
+def retry(connection: Connection, job_id: str) -> Job | None:
+    """Queue a failed or cancelled job once more, with all attempts; None when there is none."""
+    row = connection.execute(_lock_by_id(job_id)).first()
+    if row is None or row.state not in ("failed", "cancelled"):
+        return None
+    changed, job = stamp(connection), job_from(row)
+    stage = job.stage
+    if get_input(connection, job_id) is None:
+        return None
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.number == job.number)
+        .values(
+            state="preparing" if stage == "prepare" else "queued",
+            open_stage=stage,
+            queue=job.endpoint,
+            attempt=0,
+            status=None,
+            error=None,
+            error_type=None,
+            dead=False,
+            cancel_requested=False,
+            finished_at=None,
+            start_deadline=None,
+            progress=0.0,
+            change_number=changed.change_number,
+        )
+    )
+    connection.execute(update(payloads).where(payloads.c.job_id == job_id).values(result=None))
+    order.count_jobs(connection, [(job.endpoint, job.place)], 1)
+    return get(connection, job_id)
+
+
+def get_input(connection: Connection, job_id: str) -> Document | None:
+    """Return a job's input, None once it is deleted."""
+    found: Document | None = connection.execute(
+        select(payloads.c.input).where(payloads.c.job_id == job_id)
+    ).scalar()
+    return found
+
+
+def delete_payload(connection: Connection, job_id: str) -> bool:
+    """Forget what was asked and answered, and what was written between; the job's row stays."""
+    known = connection.execute(select(jobs.c.number).where(jobs.c.id == job_id)).first()
+    for table in (payloads, priors, logs):
+        connection.execute(delete(table).where(table.c.job_id == job_id))
+    if known is not None:
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.id == job_id)
+            .values(cache_key=None, change_number=stamp(connection).change_number)
+        )
+    return known is not None
+
+
+def purge_results(connection: Connection, before: float, unstored_before: float) -> int:
+    """Delete the payloads of jobs that ended before a time; another for those not to be stored."""
+    finished = jobs.c.finished_at
+    due = or_(finished < before, (finished < unstored_before) & jobs.c.store_io.is_(False))
+    ids = connection.execute(
+        select(jobs.c.id)
+        .join(payloads, payloads.c.job_id == jobs.c.id)
+        .where(finished.is_not(None), due)
+        .limit(BATCH)
+    ).scalars()
+    number = 0
+    for job_id in ids.all():
+        number += delete_payload(connection, job_id)
+    return number
+
+
+def purge_history(connection: Connection, before: float) -> int:
+    """Delete the rows of jobs that ended before a time, with all that belongs to them."""
+    ids = (
+        connection.execute(select(jobs.c.id).where(jobs.c.finished_at < before).limit(BATCH))
+        .scalars()
+        .all()
+    )
+    for table in (payloads, priors, logs):
+        connection.execute(delete(table).where(table.c.job_id.in_(ids)))
+    connection.execute(delete(jobs).where(jobs.c.id.in_(ids)))
+    return len(ids)
+
+
+def try_alone(connection: Connection, name: int) -> bool:
+    """Take the right to keep house until the transaction ends; False when another has it."""
+    if is_sqlite(connection):
+        return True  # one writer at a time anyway
+    query = text("SELECT pg_try_advisory_xact_lock(:name)")
+    return bool(connection.execute(query, {"name": name}).scalar_one())

@@ -1,0 +1,289 @@
+"""SQLite: one thread writes for a whole process, and commits together what came together.
+
+A commit waits for the disk, so the transactions that queue up meanwhile share the next one. Each
+is a savepoint of its own and fails alone. Readers have their own threads and never wait (WAL).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine, NullPool, create_engine
+from sqlalchemy.exc import DBAPIError
+
+from ..errors import GlmImageError
+from .database import Transaction
+from .errors import StoreUnavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BUSY_TIMEOUT_S = 30.0
+MAX_BATCH = 128
+NUM_READERS = 2
+POLL_S = 0.004
+IDLE_POLL_S = 0.02
+"""How often a waiting store looks whether another process has written; rarer after a while."""
+BUSY_FOR_S = 5.0
+
+
+class _Task:
+    """Run one transaction for a coroutine that waits."""
+
+    def __init__(self, work: Callable[[Connection], Any], loop: asyncio.AbstractEventLoop) -> None:
+        self.work, self.loop = work, loop
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def settle(self) -> None:
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+class SqliteDatabase:
+    """See `Database`."""
+
+    def __init__(self, path: Path) -> None:
+        self._engine = _make_engine(path)
+        self._inbox: SimpleQueue[_Task | None] = SimpleQueue()
+        self._writer = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
+        self._local = threading.local()
+        self._connections: list[Connection] = []
+        self._readers = ThreadPoolExecutor(NUM_READERS, "store-reader")
+        # only asked for data_version, which takes microseconds
+        self._watch = sqlite3.connect(path, isolation_level=None)
+        self._writer.start()
+
+    @classmethod
+    async def open(cls, path: str, *, create: bool) -> SqliteDatabase:
+        """Open the file; `create` makes or upgrades it. Raises StoreUnavailable."""
+        if not path or path == ":memory:":
+            raise StoreUnavailable(
+                "The job store must be a file: several processes share it.",
+                hint="Use sqlite:///FILE.",
+            )
+        file = Path(path).absolute()
+        if not create and not file.is_file():
+            raise StoreUnavailable(
+                f"There is no database {str(file)!r}.", hint="Start `glmimage serve` first."
+            )
+        try:
+            if create:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch(mode=0o600)
+            await asyncio.to_thread(_prepare, file)
+            return cls(file)
+        except (DBAPIError, sqlite3.Error, OSError) as error:
+            raise _unavailable(error) from None
+
+    async def read(self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a transaction that only reads."""
+        work = _bind(transaction, args, kwargs)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, self._read, work)
+
+    async def write(self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a transaction and return when it is on disk."""
+        task = _Task(_bind(transaction, args, kwargs), asyncio.get_running_loop())
+        self._inbox.put(task)
+        return await task.future
+
+    def moment(self) -> int:
+        return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
+
+    async def wait(self, moment: int, timeout_s: float) -> bool:
+        started = time.monotonic()
+        while self.moment() == moment:
+            waited = time.monotonic() - started
+            if waited >= timeout_s:
+                return False
+            pause = POLL_S if waited < BUSY_FOR_S else IDLE_POLL_S
+            await asyncio.sleep(min(pause, timeout_s - waited))
+        return True
+
+    async def close(self) -> None:
+        self._inbox.put(None)
+        await asyncio.to_thread(self._writer.join)
+        await asyncio.to_thread(self._readers.shutdown)
+        for connection in self._connections:
+            connection.close()
+        self._watch.close()
+        self._engine.dispose()
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = _connect(self._engine)
+            self._connections.append(connection)
+        try:
+            connection.exec_driver_sql("BEGIN")
+            try:
+                return work(connection)
+            finally:
+                connection.exec_driver_sql("ROLLBACK")
+        except DBAPIError as error:
+            raise _unavailable(error) from None
+
+    def _write_loop(self) -> None:
+        connection = _connect(self._engine)
+        while (task := self._inbox.get()) is not None:
+            batch, last = [task], False
+            while len(batch) < MAX_BATCH:
+                try:
+                    further = self._inbox.get_nowait()
+                except Empty:
+                    break
+                if further is None:
+                    last = True
+                    break
+                batch.append(further)
+            _run_batch(connection, batch)
+            _settle(batch)
+            if last:
+                break
+        connection.close()
+
+
+def _bind(transaction: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return lambda connection: transaction(connection, *args, **kwargs)
+
+
+def _run_batch(connection: Connection, batch: list[_Task]) -> None:
+    """Run transactions in one commit; a failed one leaves no trace in it."""
+    try:
+        begin_immediate(connection)
+        for task in batch:
+            connection.exec_driver_sql("SAVEPOINT task")
+            try:
+                task.result = task.work(connection)
+                connection.exec_driver_sql("RELEASE task")
+            except Exception as error:
+                if isinstance(error, DBAPIError):
+                    error = _unavailable(error)
+                task.error = error
+                connection.exec_driver_sql("ROLLBACK TO task")
+                connection.exec_driver_sql("RELEASE task")
+        connection.exec_driver_sql("COMMIT")
+    except Exception as error:
+        # a full disk ends SQLite's transaction by itself
+        if _in_transaction(connection):
+            connection.exec_driver_sql("ROLLBACK")
+        for task in batch:
+            task.error = task.error or _unavailable(error)
+
+
+def begin_immediate(connection: Connection) -> None:
+    """Take the write lock; ask again sooner than SQLite's own busy handler, which sleeps 100 ms."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    pause = 0.0005
+    while True:
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            return
+        except DBAPIError as error:
+            if "locked" not in str(error.orig) or time.monotonic() > deadline:
+                raise
+        time.sleep(pause * random.random())
+        pause = min(pause * 1.5, 0.005)
+
+
+def _settle(batch: list[_Task]) -> None:
+    """Hand the results over, with one wake-up a loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Task]] = {}
+    for task in batch:
+        by_loop.setdefault(task.loop, []).append(task)
+    for loop, tasks in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_settle_all, tasks)
+        except RuntimeError:
+            continue  # the loop is closed: nobody waits any more
+
+
+def _settle_all(tasks: list[_Task]) -> None:
+    for task in tasks:
+        task.settle()
+
+
+def _make_engine(path: Path) -> Engine:
+    return create_engine(
+        f"sqlite+pysqlite:///{path}",
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",  # BEGIN and COMMIT are ours
+        connect_args={"check_same_thread": False, "timeout": 0},
+    )
+
+
+def _connect(engine: Engine) -> Connection:
+    connection = engine.connect()
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",  # a commit survives a power cut
+        "temp_store = MEMORY",
+        "cache_size = -32000",
+        "mmap_size = 268435456",
+    ):
+        _execute_when_free(connection, f"PRAGMA {pragma}")
+    return connection
+
+
+def _execute_when_free(connection: Connection, statement: str) -> None:
+    """Execute what the busy handler does not cover, such as the first change to WAL."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.exec_driver_sql(statement)
+            return
+        except DBAPIError as error:
+            if "locked" not in str(error.orig) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.005)
+
+
+def _prepare(path: Path) -> None:
+    from .migrations import migrate
+
+    engine = _make_engine(path)
+    connection = _connect(engine)
+    try:
+        begin_immediate(connection)
+        try:
+            migrate(connection)
+        except BaseException:
+            connection.exec_driver_sql("ROLLBACK")
+            raise
+        connection.exec_driver_sql("COMMIT")
+    finally:
+        connection.close()
+        engine.dispose()
+
+
+def _in_transaction(connection: Connection) -> bool:
+    raw = connection.connection.dbapi_connection
+    return raw is not None and bool(raw.in_transaction)
+
+
+def _unavailable(error: BaseException) -> GlmImageError:
+    """Say in a sentence what the database reports."""
+    if isinstance(error, GlmImageError):
+        return error
+    reason = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    hint = ""
+    if "full" in reason:
+        hint = "Make space on the disk of the data folder."
+    elif "locked" in reason:
+        hint = "Another program holds the database; close it."
+    return StoreUnavailable(f"The database cannot be used: {reason}.", hint=hint)

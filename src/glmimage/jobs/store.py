@@ -1,0 +1,397 @@
+"""The durable job store: what server and workers share. Every method is one transaction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from . import (
+    accounts,
+    endings,
+    feed,
+    file_index,
+    keys,
+    leases,
+    order,
+    outbox,
+    queue,
+    reuse,
+    roster,
+)
+from .database import Database, newest_change, open_database
+from .records import (
+    ApiKey,
+    Beat,
+    BillingEvent,
+    CancelAnswer,
+    Claim,
+    Document,
+    FileRecord,
+    Job,
+    Level,
+    LogEntry,
+    NewJob,
+    Prior,
+    Stage,
+    Usage,
+    UsageRow,
+    Webhook,
+    Worker,
+)
+
+SAFETY_POLL_S = 1.0
+"""How long a waiting caller trusts in being woken."""
+HOUSEKEEPING_LOCK = 0x676C6D01
+
+
+class JobStore:
+    """Keep jobs, keys, files, webhooks, usage and workers; see the modules beside this one.
+
+    Belongs to the event loop it was opened in. Raises StoreUnavailable when the database fails.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    @classmethod
+    async def open(cls, database_url: str, *, create: bool = True) -> JobStore:
+        """Open `sqlite:///FILE` or `postgresql://...`; `create` makes and upgrades the tables."""
+        return cls(await open_database(database_url, create=create))
+
+    async def close(self) -> None:
+        await self._db.close()
+
+    async def __aenter__(self) -> JobStore:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    # jobs
+
+    async def enqueue(self, new: NewJob) -> tuple[Job, int]:
+        """Queue a job; return it and its position; raise QueueFull."""
+        return await self._db.write(queue.enqueue, new)
+
+    async def insert_failed(self, new: NewJob, status: int, body: Document) -> Job:
+        """Store a job that is refused; its webhook goes out all the same."""
+        return await self._db.write(endings.insert_ended, new, "failed", status, body)
+
+    async def insert_done(
+        self, new: NewJob, result: Document, served_from: str, used: Usage | None = None
+    ) -> Job:
+        """Store a job that is answered without work: `served_from` "cache" or "fallback"."""
+        return await self._db.write(
+            endings.insert_ended, new, "done", 200, result, served_from, used
+        )
+
+    async def get(self, job_id: str) -> Job | None:
+        """Return a job with its input and result."""
+        return await self._db.read(queue.get, job_id)
+
+    async def position(self, job_id: str) -> int | None:
+        """Return how many jobs of the endpoint are ahead; None for a job that does not wait."""
+        return await self._db.read(order.position, job_id)
+
+    async def queue_length(self, endpoint: str) -> int:
+        """Return how many jobs wait for an endpoint."""
+        return await self._db.read(order.queue_length, endpoint)
+
+    async def count_open(self) -> dict[str, int]:
+        """Return how many jobs each stage may claim now."""
+        return await self._db.read(queue.count_open)
+
+    async def cancel(self, job_id: str, body: Document = endings.CANCELLED) -> CancelAnswer:
+        """End a waiting job with `body`; ask the worker of a running one to let go."""
+        return await self._db.write(endings.cancel, job_id, body)
+
+    async def retry(self, job_id: str) -> Job | None:
+        """Queue a failed or cancelled job again; None when there is no such job."""
+        return await self._db.write(endings.retry, job_id)
+
+    async def delete_payload(self, job_id: str) -> bool:
+        """Forget a job's input, result, priors and logs; False for an unknown job."""
+        return await self._db.write(endings.delete_payload, job_id)
+
+    async def purge_results(self, before: float, unstored_before: float | None = None) -> int:
+        """Forget the payloads of jobs that ended before; return how many (at most 500 a call).
+
+        unstored_before: the same for jobs that came with store_io=False.
+        """
+        unstored = before if unstored_before is None else unstored_before
+        return await self._db.write(endings.purge_results, before, unstored)
+
+    async def purge_history(self, before: float) -> int:
+        """Delete jobs that ended before; return how many (at most 500 a call)."""
+        return await self._db.write(endings.purge_history, before)
+
+    # the work
+
+    async def claim(
+        self,
+        worker_id: str,
+        stages: Sequence[Stage],
+        limit: int,
+        lease_s: float,
+        model_revision: str | None = None,
+    ) -> list[Claim]:
+        """Take up to `limit` jobs from the front of the queue for `lease_s` seconds."""
+        return await self._db.write(queue.claim, worker_id, stages, limit, lease_s, model_revision)
+
+    async def heartbeat(self, claims: Sequence[Claim], lease_s: float) -> Beat:
+        """Extend leases; learn which jobs are lost and which to cancel."""
+        return await self._db.write(leases.heartbeat, claims, lease_s)
+
+    async def progress(self, claim: Claim, fraction: float) -> None:
+        """Note how far a job is, 0 to 1."""
+        await self._db.write(leases.progress, claim, fraction)
+
+    async def prepared(
+        self,
+        claim: Claim,
+        input: Document,
+        reference_file_ids: Sequence[str] = (),
+        prior_key: str | None = None,
+    ) -> None:
+        """Hand a prepared job over to the workers."""
+        await self._db.write(leases.prepared, claim, input, reference_file_ids, prior_key)
+
+    async def save_priors(
+        self, claim: Claim, priors: Sequence[Prior], model_revision: str, *, release: bool = False
+    ) -> None:
+        """Keep a job's priors; `release` leaves the rest to another worker."""
+        await self._db.write(leases.save_priors, claim, priors, model_revision, release=release)
+
+    async def finish(
+        self,
+        claim: Claim,
+        result: Document,
+        files: Sequence[FileRecord] = (),
+        usage: Usage | None = None,
+    ) -> Job:
+        """End a job well, with files, usage and webhook, in one transaction; raise LeaseLost."""
+        return await self._db.write(leases.finish, claim, result, files, usage)
+
+    async def fail(self, claim: Claim, status: int, body: Document, retryable: bool = False) -> Job:
+        """End a job with an error; a retryable one is queued again while attempts are left."""
+        return await self._db.write(leases.fail, claim, status, body, retryable=retryable)
+
+    async def hand_back(self, claim: Claim) -> Job:
+        """Queue a claimed job again; the attempt does not count."""
+        return await self._db.write(leases.hand_back, claim)
+
+    async def confirm_cancelled(self, claim: Claim) -> Job:
+        """End a job whose cancelling was asked for."""
+        return await self._db.write(leases.confirm_cancelled, claim)
+
+    async def wait_for_work(self, stages: Sequence[Stage], timeout_s: float) -> bool:
+        """Wait until a job of one of the stages may be claimed; False when none came."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            moment = self._db.moment()
+            if await self._db.read(queue.has_work, stages):
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            await self._db.wait(moment, min(left, SAFETY_POLL_S))
+
+    # what keeps the queue in order; safe to call from any process at any time
+
+    async def recover_leases(self, now: float | None = None) -> list[Job]:
+        """Free the jobs of workers that have stopped answering."""
+        return await self._db.write(endings.recover_leases, now)
+
+    async def abandon(self, worker_id: str) -> list[Job]:
+        """Free the jobs of a worker that is known to be dead, at once."""
+        return await self._db.write(endings.abandon, worker_id)
+
+    async def expire_starts(self, now: float | None = None) -> list[Job]:
+        """Fail the jobs that were not begun before their deadline."""
+        return await self._db.write(endings.expire_starts, now)
+
+    async def keep_order(self, ageing_s: float = order.AGEING_S) -> None:
+        """Do the three of them: leases, deadlines, ageing. Call it every second or so."""
+        await self._db.write(_keep_order, ageing_s)
+
+    # what happens
+
+    async def log(self, job_id: str, message: str, level: Level = "INFO") -> None:
+        """Add an entry to a job's log."""
+        await self._db.write(feed.log, [(job_id, message, level)])
+
+    async def log_many(self, entries: Sequence[tuple[str, str, Level]]) -> None:
+        """Add entries, each (job_id, message, level), in one transaction."""
+        await self._db.write(feed.log, entries)
+
+    async def logs(self, job_id: str, after: int = 0) -> list[LogEntry]:
+        """Return a job's log entries with a number above `after`."""
+        return await self._db.read(feed.read_logs, job_id, after)
+
+    async def newest_change(self) -> int:
+        """Return the number of the latest change that is visible."""
+        return await self._db.read(newest_change)
+
+    async def changes_since(self, number: int, limit: int = 1000) -> list[Job]:
+        """Return jobs changed after `number`, in order, as they are now, without payloads."""
+        return await self._db.read(feed.changes_since, number, limit)
+
+    async def wait_for_changes(self, number: int, timeout_s: float, limit: int = 1000) -> list[Job]:
+        """Like `changes_since`, but wait for the first one; [] when none came."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            moment = self._db.moment()
+            found = await self._db.read(feed.changes_since, number, limit)
+            left = deadline - time.monotonic()
+            if found or left <= 0:
+                return found
+            await self._db.wait(moment, min(left, SAFETY_POLL_S))
+
+    async def live_jobs(self) -> tuple[list[Job], int]:
+        """Return the jobs that have not ended, and the change number to go on from."""
+        return await self._db.read(feed.live_jobs)
+
+    # keys
+
+    async def create_key(
+        self, name: str, concurrency: int | None = None, rate: float | None = None
+    ) -> tuple[str, ApiKey]:
+        """Make a key; its text is shown this once."""
+        return await self._db.write(keys.create_key, name, concurrency, rate)
+
+    async def find_key(self, text: str) -> ApiKey | None:
+        """Return the valid key with this text."""
+        return await self._db.read(keys.find_key, text)
+
+    async def list_keys(self) -> list[ApiKey]:
+        """Return all keys, revoked ones too."""
+        return await self._db.read(keys.list_keys)
+
+    async def revoke_key(self, id: str) -> bool:
+        """Make a key worthless; False when there is no valid one with this id."""
+        return await self._db.write(keys.revoke_key, id)
+
+    # files
+
+    async def add_file(self, record: FileRecord) -> None:
+        """Write down a file that is stored."""
+        await self._db.write(file_index.add_file, record)
+
+    async def get_file(self, id: str) -> FileRecord | None:
+        """Return a file's record, whether it has expired or not."""
+        return await self._db.read(file_index.get_file, id)
+
+    async def files_of(self, job_id: str) -> list[FileRecord]:
+        """Return the files a job has made."""
+        return await self._db.read(file_index.files_of, job_id)
+
+    async def known_paths(self, paths: Sequence[str]) -> set[str]:
+        """Return those of the paths that belong to a file."""
+        return await self._db.read(file_index.known_paths, paths)
+
+    async def expired_files(self, now: float, limit: int = 500) -> list[FileRecord]:
+        """Return files whose time is over, the oldest first."""
+        return await self._db.read(file_index.expired_files, now, limit)
+
+    async def set_file_acl(self, id: str, acl: Document | None, expires: float | None) -> bool:
+        """Change who may read a file and until when; False when there is none."""
+        return await self._db.write(file_index.set_file_acl, id, acl, expires)
+
+    async def delete_file_rows(self, ids: Sequence[str]) -> int:
+        """Forget files whose blobs are deleted."""
+        return await self._db.write(file_index.delete_file_rows, ids)
+
+    # webhooks
+
+    async def due_webhooks(self, now: float | None = None, limit: int = 50) -> list[Webhook]:
+        """Take deliveries that are due; nobody else gets them for three minutes."""
+        return await self._db.write(outbox.due_webhooks, now, limit)
+
+    async def next_webhook_at(self) -> float | None:
+        """Return when the next delivery is due."""
+        return await self._db.read(outbox.next_webhook_at)
+
+    async def webhook_delivered(self, id: str, status: int) -> None:
+        """Note that the receiver has taken a delivery."""
+        await self._db.write(outbox.webhook_delivered, id, status)
+
+    async def webhook_failed(
+        self, id: str, error: str, next_attempt: float | None, status: int | None = None
+    ) -> None:
+        """Note a failed attempt; without a next one it has failed for good."""
+        await self._db.write(outbox.webhook_failed, id, error, next_attempt, status)
+
+    async def list_webhooks(self, job_id: str | None = None, limit: int = 100) -> Sequence[Webhook]:
+        """Return deliveries, the newest first."""
+        return await self._db.read(outbox.list_webhooks, job_id, limit)
+
+    # accounts; the arguments are those of the functions in accounts.py
+
+    async def usage(self, *args: Any, **options: Any) -> list[UsageRow]:
+        """Sum up usage by endpoint and price, also by key or slices of time."""
+        return await self._db.read(accounts.usage, *args, **options)
+
+    async def billing_events(self, *args: Any, **options: Any) -> list[BillingEvent]:
+        """Return what single requests have cost, the newest first."""
+        return await self._db.read(accounts.billing_events, *args, **options)
+
+    async def requests(self, endpoint: str | None = None, **options: Any) -> list[Job]:
+        """Return jobs that have ended, the newest first."""
+        return await self._db.read(accounts.requests, endpoint, **options)
+
+    # what can be used again
+
+    async def find_cached_result(self, cache_key: str) -> Job | None:
+        """Return the newest finished job of an equal request that still has its result."""
+        return await self._db.read(reuse.find_cached_result, cache_key)
+
+    async def find_cached_prior(
+        self, prior_key: str, model_revision: str | None = None
+    ) -> tuple[Prior, ...]:
+        """Return the stored priors of an equal prompt, size, seed and references."""
+        return await self._db.read(reuse.find_cached_prior, prior_key, model_revision)
+
+    # workers
+
+    async def worker_seen(
+        self,
+        worker_id: str,
+        stages: Sequence[Stage] = ("prior", "decode"),
+        model: str = "",
+        model_revision: str = "",
+        *,
+        ready: bool = True,
+        started_at: float = 0.0,
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Note that a worker is alive, and whether its model is loaded."""
+        await self._db.write(
+            roster.worker_seen,
+            worker_id,
+            stages,
+            model,
+            model_revision,
+            ready=ready,
+            started_at=started_at,
+            info=info or {},
+        )
+
+    async def worker_gone(self, worker_id: str) -> None:
+        """Forget a worker that has stopped."""
+        await self._db.write(roster.worker_gone, worker_id)
+
+    async def live_workers(self, since: float) -> list[Worker]:
+        """Return the workers seen after a time."""
+        return await self._db.read(roster.live_workers, since)
+
+
+def _keep_order(connection: Connection, ageing_s: float) -> None:
+    if not endings.try_alone(connection, HOUSEKEEPING_LOCK):
+        return
+    endings.recover_leases(connection)
+    endings.expire_starts(connection)
+    order.age_queue(connection, ageing_s)
+    order.drop_empty_buckets(connection)
