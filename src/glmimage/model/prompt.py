@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,16 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InvalidImage, InvalidPrompt
+from ..quotes import get_glyph_texts as get_glyph_texts  # noqa: PLC0414 - known under this name
 
 Grid = tuple[int, int]  # rows, columns of prior tokens; one token is 32 px of the picture
 
-_QUOTES = (r"'([^']*)'", r"\u201c([^\u201c\u201d]*)\u201d", r'"([^"]*)"', r"「([^「」]*)」")
 MAX_SOURCE_ASPECT = 4
-
-
-def get_glyph_texts(prompt: str) -> list[str]:
-    """Return the quoted parts of a prompt: all in '', then in “”, then in "", then in 「」."""
-    return [text for quotes in _QUOTES for text in re.findall(quotes, prompt)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,149 @@
+"""Files in a folder: written under a temporary name, synced, renamed."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import FilesError, StorageFull, StorageUnavailable
+from .store import CHUNK_BYTES, Content, FileInfo, check_path, chunks_of, missing
+
+_UNFINISHED = ".part"  # with a dot in front as well, which no path of a file may have
+
+
+class LocalFiles:
+    """Keep files below one folder of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.expanduser().absolute()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise _failure(error, str(self.folder)) from None
+
+    async def put(self, path: str, content: Content, *, max_bytes: int | None = None) -> int:
+        target = self._target(path)
+        temporary = target.with_name(f".{secrets.token_hex(8)}{_UNFINISHED}")
+        size = 0
+        try:
+            file = await asyncio.to_thread(_create, temporary)
+            try:
+                async for chunk in chunks_of(content, max_bytes):
+                    size += len(chunk)
+                    await asyncio.to_thread(file.write, chunk)
+                await asyncio.to_thread(_finish, file, temporary, target)
+            finally:
+                file.close()
+        except OSError as error:
+            raise _failure(error, path) from None
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        return size
+
+    async def read(self, path: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        try:
+            file = await asyncio.to_thread(self._target(path).open, "rb")
+        except OSError as error:
+            raise _failure(error, path) from None
+        with file:
+            await asyncio.to_thread(file.seek, start)
+            position = start
+            while end is None or position < end:
+                wanted = CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - position)
+                chunk = await asyncio.to_thread(file.read, wanted)
+                if not chunk:
+                    return
+                position += len(chunk)
+                yield chunk
+
+    async def info(self, path: str) -> FileInfo:
+        try:
+            found = await asyncio.to_thread(self._target(path).stat)
+        except OSError as error:
+            raise _failure(error, path) from None
+        return FileInfo(path, found.st_size, found.st_mtime)
+
+    async def size(self, path: str) -> int:
+        return (await self.info(path)).size
+
+    async def delete(self, path: str) -> bool:
+        target = self._target(path)
+        try:
+            await asyncio.to_thread(target.unlink)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _failure(error, path) from None
+        return True
+
+    async def list(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        folder = self._target(prefix) if prefix else self.folder
+        files = self._walk(folder)
+        while batch := await asyncio.to_thread(_take, files, 500):
+            for path, found in batch:
+                yield FileInfo(path, found.st_size, found.st_mtime)
+
+    async def remove_unfinished(self, older_than_s: float) -> int:
+        return await asyncio.to_thread(self._remove_unfinished, time.time() - older_than_s)
+
+    async def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+    def _target(self, path: str) -> Path:
+        return self.folder / check_path(path)
+
+    def _walk(self, folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+        for place, folders, names in os.walk(folder):
+            folders.sort()
+            for name in sorted(names):
+                if name.startswith("."):
+                    continue
+                file = Path(place, name)
+                with suppress(FileNotFoundError):  # deleted since the folder was read
+                    yield file.relative_to(self.folder).as_posix(), file.stat()
+
+    def _remove_unfinished(self, before: float) -> int:
+        removed = 0
+        for place, _, names in os.walk(self.folder):
+            for name in names:
+                if name.startswith(".") and name.endswith(_UNFINISHED):
+                    file = Path(place, name)
+                    with suppress(FileNotFoundError):
+                        if file.stat().st_mtime < before:
+                            file.unlink()
+                            removed += 1
+        return removed
+
+
+def _create(temporary: Path) -> BinaryIO:
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    return temporary.open("xb")
+
+
+def _finish(file: BinaryIO, temporary: Path, target: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    os.replace(temporary, target)
+
+
+def _take(
+    files: Iterator[tuple[str, os.stat_result]], limit: int
+) -> list[tuple[str, os.stat_result]]:
+    return [item for _, item in zip(range(limit), files, strict=False)]
+
+
+def _failure(error: OSError, path: str) -> FilesError:
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        return missing(path)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(f"No space left to store {path!r}.", hint="Make space on the disk.")
+    reason = (error.strerror or type(error).__name__).lower()
+    return StorageUnavailable(f"Cannot access {path!r}: {reason}.")

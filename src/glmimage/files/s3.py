@@ -1,0 +1,151 @@
+"""Files in an S3-compatible bucket, through obstore; a stored object is whole or absent there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError
+
+from ..errors import InvalidSettings
+from .errors import FilesError, StorageFull, StorageUnavailable
+from .store import Content, FileInfo, check_path, chunks_of, missing
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+_OPTIONS = ("endpoint", "region", "path_style")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+class S3Files:
+    """Keep files in one bucket below an optional prefix."""
+
+    def __init__(self, store: S3Store, name: str) -> None:
+        self._store = store
+        self._name = name
+
+    @classmethod
+    def from_url(cls, url: str) -> S3Files:
+        """Open s3://bucket/prefix?endpoint=...&region=...&path_style=true; raise InvalidSettings.
+
+        Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from the machine.
+        """
+        from obstore.store import S3Store
+
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        unknown = sorted(set(options) - set(_OPTIONS))
+        if unknown or not _BUCKET.fullmatch(parts.netloc):
+            what = f"the option {unknown[0]!r}" if unknown else f"the bucket name {parts.netloc!r}"
+            raise InvalidSettings(
+                f"{url!r} is not understood: {what}.",
+                hint=f"Write s3://bucket/prefix; options are {', '.join(_OPTIONS)}.",
+            )
+        config: dict[str, Any] = {}
+        if "endpoint" in options:
+            config["endpoint"] = options["endpoint"]
+        if "region" in options:
+            config["region"] = options["region"]
+        if "path_style" in options:
+            config["virtual_hosted_style_request"] = options["path_style"].lower() != "true"
+        allow_http = options.get("endpoint", "").startswith("http://")
+        try:
+            store = S3Store(
+                parts.netloc,
+                prefix=parts.path.strip("/") or None,
+                client_options={"allow_http": allow_http, "timeout": "60s"},
+                retry_config={"max_retries": 4},
+                **config,
+            )
+        except (BaseError, ValueError) as error:
+            raise InvalidSettings(f"{url!r} cannot be opened: {_first_line(error)}.") from None
+        return cls(store, f"s3://{parts.netloc}")
+
+    async def put(self, path: str, content: Content, *, max_bytes: int | None = None) -> int:
+        size = 0
+
+        async def counted() -> AsyncIterator[bytes]:
+            nonlocal size
+            async for chunk in chunks_of(content, max_bytes):
+                size += len(chunk)
+                yield chunk
+
+        try:
+            if isinstance(content, bytes):
+                data = b"".join([chunk async for chunk in counted()])
+                await obstore.put_async(self._store, check_path(path), data)
+            else:
+                await obstore.put_async(self._store, check_path(path), counted())
+        except (BaseError, OSError) as error:
+            raise self._failure(error, path) from None
+        return size
+
+    async def read(self, path: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        if end is not None and end <= start:
+            await self.info(path)
+            return
+        options: Any = None
+        if end is not None:
+            options = {"range": (start, end)}
+        elif start:
+            options = {"range": {"offset": start}}
+        try:
+            result = await obstore.get_async(self._store, check_path(path), options=options)
+            async for chunk in result.stream():
+                yield bytes(chunk)
+        except (BaseError, OSError) as error:
+            raise self._failure(error, path) from None
+
+    async def info(self, path: str) -> FileInfo:
+        try:
+            found = await obstore.head_async(self._store, check_path(path))
+        except (BaseError, OSError) as error:
+            raise self._failure(error, path) from None
+        return FileInfo(path, int(found["size"]), found["last_modified"].timestamp())
+
+    async def size(self, path: str) -> int:
+        return (await self.info(path)).size
+
+    async def delete(self, path: str) -> bool:
+        try:
+            await obstore.head_async(self._store, check_path(path))
+            await obstore.delete_async(self._store, path)
+        except (FileNotFoundError, NotFoundError):
+            return False
+        except (BaseError, OSError) as error:
+            raise self._failure(error, path) from None
+        return True
+
+    async def list(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        place = check_path(prefix) if prefix else None
+        try:
+            async for batch in obstore.list(self._store, place):
+                for found in batch:
+                    modified = found["last_modified"].timestamp()
+                    yield FileInfo(str(found["path"]), int(found["size"]), modified)
+        except (BaseError, OSError) as error:
+            raise self._failure(error, prefix) from None
+
+    async def remove_unfinished(self, older_than_s: float) -> int:
+        """Remove nothing: a bucket's own lifecycle rule aborts unfinished multipart uploads."""
+        return 0
+
+    async def close(self) -> None:
+        """Do nothing: obstore closes its connections itself."""
+
+    def _failure(self, error: BaseException, path: str) -> FilesError:
+        if isinstance(error, FileNotFoundError | NotFoundError):
+            return missing(path)
+        reason = _first_line(error)
+        if "QuotaExceeded" in reason or "InsufficientStorage" in reason:
+            return StorageFull(f"No space left in {self._name} to store {path!r}.")
+        return StorageUnavailable(f"{self._name} cannot be used for {path!r}: {reason}.")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200].rstrip(".")

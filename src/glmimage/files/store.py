@@ -1,0 +1,121 @@
+"""What every file store does, and how one is opened from its address."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import InvalidSettings
+from .errors import FileMissing, TooManyBytes
+
+Content = bytes | AsyncIterable[bytes]
+
+_SEGMENT = re.compile(r"[A-Za-z0-9_=][A-Za-z0-9._=-]{0,199}")
+CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """Describe a stored file. modified: unix seconds."""
+
+    path: str
+    size: int
+    modified: float
+
+
+class FileStore(Protocol):
+    """Keep files under relative paths such as `generated/ab/name.png`; a file is whole or absent.
+
+    All methods raise FilesError or one of its kinds, and ValueError for a path that is none.
+    """
+
+    async def put(self, path: str, content: Content, *, max_bytes: int | None = None) -> int:
+        """Store the content, replacing what was there, and return its size in bytes.
+
+        Raise TooManyBytes over the limit, StorageFull; what was there before then stays.
+        """
+
+    def read(self, path: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """Yield bytes [start, end) in chunks; raise FileMissing before the first."""
+
+    async def info(self, path: str) -> FileInfo:
+        """Return size and age; raise FileMissing."""
+
+    async def size(self, path: str) -> int:
+        """Return the size in bytes; raise FileMissing."""
+
+    async def delete(self, path: str) -> bool:
+        """Remove the file; False when there was none."""
+
+    def list(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        """Yield every file whose path begins with the folder `prefix`."""
+
+    async def remove_unfinished(self, older_than_s: float) -> int:
+        """Remove what writers that died have left behind, and return how much."""
+
+    async def close(self) -> None:
+        """Release connections."""
+
+
+def open_file_store(address: str | Path) -> FileStore:
+    """Open a folder, which is made when missing, or `s3://bucket/prefix?endpoint=...&region=...`.
+
+    Raise InvalidSettings.
+    """
+    text = str(address)
+    if text.startswith("s3://"):
+        from .s3 import S3Files
+
+        return S3Files.from_url(text)
+    if "://" in text:
+        raise InvalidSettings(
+            f"{text!r} is no place for files.", hint="Name a folder, or s3://bucket/prefix."
+        )
+    from .local import LocalFiles
+
+    return LocalFiles(Path(text))
+
+
+async def read_all(store: FileStore, path: str) -> bytes:
+    """Return a whole file; raise FileMissing."""
+    return b"".join([chunk async for chunk in store.read(path)])
+
+
+def check_path(path: str) -> str:
+    """Return a path that cannot leave the store; raise ValueError."""
+    if not path or not all(_SEGMENT.fullmatch(part) for part in path.split("/")):
+        raise ValueError(f"{path!r} is not a path of a stored file")
+    return path
+
+
+def missing(path: str) -> FileMissing:
+    return FileMissing(f"There is no file {path!r}.")
+
+
+async def chunks_of(content: Content, max_bytes: int | None) -> AsyncIterator[bytes]:
+    """Yield the content in chunks of about 1 MiB; raise TooManyBytes as soon as it is too long."""
+    if isinstance(content, bytes | bytearray | memoryview):
+        _check_size(len(content), max_bytes)
+        for start in range(0, len(content), CHUNK_BYTES):
+            yield bytes(content[start : start + CHUNK_BYTES])
+        return
+    total, waiting = 0, bytearray()
+    async for chunk in content:
+        total += len(chunk)
+        _check_size(total, max_bytes)
+        waiting += chunk
+        if len(waiting) >= CHUNK_BYTES:
+            yield bytes(waiting)
+            waiting.clear()
+    if waiting:
+        yield bytes(waiting)
+
+
+def _check_size(size: int, max_bytes: int | None) -> None:
+    if max_bytes is not None and size > max_bytes:
+        raise TooManyBytes(
+            f"The file has more than {max_bytes} bytes.", hint="Send a smaller file."
+        )

@@ -1,0 +1,102 @@
+"""Let a language model enrich a prompt, through any OpenAI-compatible chat endpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..quotes import get_glyph_texts
+from ..types import MAX_PROMPT_CHARACTERS
+from .endpoint import Endpoint
+from .errors import ServiceUnavailable
+
+INSTRUCTIONS = """\
+You rewrite prompts for a text-to-image model. Describe subject, setting, composition, light,
+colours, materials and style concretely, in the language of the prompt, in at most 120 words.
+Keep everything the prompt asks for. Text inside quotation marks will be written in the picture:
+repeat every quoted text exactly, character by character, in the same quotation marks and order,
+and put nothing else in quotation marks. Do not use apostrophes. Answer with the new prompt only."""
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Hold the prompt to paint. note: why it is the original one, for the job's log."""
+
+    prompt: str
+    expanded: bool
+    note: str = ""
+
+
+class PromptExpander:
+    """Ask a chat endpoint for a richer prompt; None as endpoint means that none is configured.
+
+    on_failure: `original` paints the prompt as it came and says so, `error` raises.
+    """
+
+    def __init__(self, endpoint: Endpoint | None, *, on_failure: str = "original") -> None:
+        self._endpoint = endpoint
+        self._on_failure = on_failure
+
+    async def expand_prompt(self, prompt: str) -> Expansion:
+        """Return the richer prompt; raise ServiceUnavailable when failures are to be errors.
+
+        An answer that changes a quoted text is never used: the text is what the picture is for.
+        """
+        if self._endpoint is None:
+            return self._failed(prompt, "prompt expansion is not configured on this server")
+        try:
+            answer = await self._endpoint.post("chat/completions", self._question(prompt))
+            text = _read_answer(answer)
+        except ServiceUnavailable as error:
+            return self._failed(prompt, f"prompt expansion failed: {error.message}")
+        reason = why_not_usable(prompt, text)
+        if reason:
+            return Expansion(prompt, False, f"The original prompt is used: {reason}.")
+        return Expansion(text, True)
+
+    async def close(self) -> None:
+        """Release the connection."""
+        if self._endpoint is not None:
+            await self._endpoint.close()
+
+    def _question(self, prompt: str) -> dict[str, Any]:
+        assert self._endpoint is not None
+        return {
+            "model": self._endpoint.model,
+            "messages": [
+                {"role": "system", "content": INSTRUCTIONS},
+                {"role": "user", "content": prompt},
+            ],
+            "temperature": 0.7,
+            "max_tokens": 600,
+        }
+
+    def _failed(self, prompt: str, reason: str) -> Expansion:
+        if self._on_failure == "error":
+            raise ServiceUnavailable(
+                f"The prompt was not expanded: {reason}.",
+                hint="Send the request without enable_prompt_expansion, or try again later.",
+            )
+        return Expansion(prompt, False, f"The original prompt is used: {reason}.")
+
+
+def why_not_usable(prompt: str, answer: str) -> str:
+    """Return why the answer may not replace the prompt, or an empty string."""
+    if not answer:
+        return "the expansion came back empty"
+    if len(answer) > MAX_PROMPT_CHARACTERS:
+        return f"the expansion has {len(answer)} characters, more than {MAX_PROMPT_CHARACTERS}"
+    if get_glyph_texts(answer) != get_glyph_texts(prompt):
+        return "the expansion changed the quoted text"
+    return ""
+
+
+def _read_answer(answer: Any) -> str:
+    try:
+        text = answer["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        text = None
+    if not isinstance(text, str):
+        raise ServiceUnavailable("The chat endpoint's answer has no text.")
+    # reasoning models think aloud first
+    return text.rpartition("</think>")[2].strip().replace("\0", "")
