@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .errors import InvalidSettings
@@ -100,6 +100,62 @@ class Settings(BaseSettings):
     )
     open_proxy: bool = Field(
         False, description="let /api/fal/proxy be used without a key, as web pages do"
+    )
+
+    # the service: files, and how long things are kept
+    output_lifetime_s: float = Field(
+        86400.0, ge=0, description="how long pictures are kept unless a request says; 0 is forever"
+    )
+    upload_lifetime_s: float = Field(
+        7 * 86400.0, ge=0, description="how long uploads are kept unless one says; 0 is forever"
+    )
+    max_upload_bytes: int = Field(
+        1024**3, ge=1, description="largest uploaded file, one of many parts included"
+    )
+    result_lifetime_s: float = Field(
+        30 * 86400.0, ge=3600, description="how long requests and their answers can be read"
+    )
+    history_lifetime_s: float = Field(
+        365 * 86400.0, ge=3600, description="how long it is known that there was a request"
+    )
+
+    # the service: what it refuses, and whom it asks
+    terms_file: Path | None = Field(
+        None, description="terms that a prompt is refused for; by default the list that ships"
+    )
+    nsfw_threshold: float = Field(
+        0.5, gt=0, le=1, description="score from which a finished picture is returned black"
+    )
+    moderation_url: str | None = Field(
+        None, description="OpenAI-compatible endpoint that checks prompts, up to its /v1"
+    )
+    moderation_model: str = Field("omni-moderation-latest", description="its model")
+    moderation_api_key: SecretStr | None = Field(None, description="its key")
+    moderation_timeout_s: float = Field(10.0, gt=0, description="seconds for its answer")
+    moderation_on_failure: Literal["error", "allow"] = Field(
+        "error", description="while it is down, fail requests, or go on without it"
+    )
+    expansion_url: str | None = Field(
+        None, description="OpenAI-compatible chat endpoint that expands prompts, up to its /v1"
+    )
+    expansion_model: str = Field("", description="its model")
+    expansion_api_key: SecretStr | None = Field(None, description="its key")
+    expansion_timeout_s: float = Field(30.0, gt=0, description="seconds for its answer")
+    expansion_on_failure: Literal["original", "error"] = Field(
+        "original", description="when a prompt cannot be expanded, paint it as it is, or fail"
+    )
+    reference_hosts: str = Field(
+        "",
+        description="private addresses that references may be fetched from: hosts, .domains, "
+        "addresses and networks, with :PORT if only one, separated by commas",
+    )
+    max_reference_bytes: int = Field(50 * 1024**2, ge=1, description="largest reference")
+    reference_timeout_s: float = Field(30.0, gt=0, description="seconds for fetching a reference")
+    webhook_hosts: str = Field(
+        "", description="private addresses that webhooks may be sent to, in the same form"
+    )
+    webhook_window_s: float = Field(
+        7200.0, ge=0, description="how long a webhook is tried again when its receiver fails"
     )
 
     @field_validator("model")
