@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import typer
 from performance import performance_page, read_results, readme_table
@@ -40,14 +41,22 @@ def command_page() -> str:
 def _commands() -> Iterator[str]:
     group = typer.main.get_command(app)
     for name, command in group.commands.items():  # type: ignore[attr-defined]
-        context = command.make_context(f"glmimage {name}", [], resilient_parsing=True)
-        pieces = " ".join(command.collect_usage_pieces(context)).translate(dict.fromkeys(b"{}"))
-        yield from ("", f"## glmimage {name}", command.help or "", "")
-        yield from ("```", f"glmimage {name} {pieces}", "```", "", "| option | |", "| --- | --- |")
-        for parameter in command.get_params(context):
-            record = parameter.get_help_record(context)
-            if record is not None:
-                yield _row(f"`{record[0]}`", record[1])
+        yield from _command(f"glmimage {name}", command)
+
+
+def _command(name: str, command: Any) -> Iterator[str]:
+    if hasattr(command, "commands"):
+        for part, inner in command.commands.items():
+            yield from _command(f"{name} {part}", inner)
+        return
+    context = command.make_context(name, [], resilient_parsing=True)
+    pieces = " ".join(command.collect_usage_pieces(context)).translate(dict.fromkeys(b"{}"))
+    yield from ("", f"## {name}", command.help or "", "")
+    yield from ("```", f"{name} {pieces}", "```", "", "| option | |", "| --- | --- |")
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is not None:
+            yield _row(f"`{record[0]}`", record[1])
 
 
 def _settings() -> Iterator[str]:

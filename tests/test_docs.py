@@ -50,8 +50,10 @@ def test_glmimage_commands_parse(page):
     for words in commands(page, "glmimage"):
         if words[1].startswith("--"):
             continue
-        command = group.commands[words[1]]
-        context = command.make_context(words[1], words[2:])
+        command, rest = group.commands[words[1]], words[2:]
+        if hasattr(command, "commands"):
+            command, rest = command.commands[rest[0]], rest[1:]
+        context = command.make_context(words[1], rest)
         assert context.params
 
 

@@ -10,6 +10,7 @@
     │   ├── ModelNotFound       no such name, folder or Hugging Face id
     │   ├── CheckpointInvalid   a file of the checkpoint is missing, damaged or of another model
     │   └── DownloadFailed
+    ├── ServerNotFound          no server runs, or it has no key for us
     ├── OutputError             the picture cannot be written where it was asked for
     ├── OutOfMemory
     └── Aborted
@@ -86,6 +87,10 @@ class CheckpointInvalid(ModelError):
 
 class DownloadFailed(ModelError):
     code = "download_failed"
+
+
+class ServerNotFound(GlmImageError):
+    code = "server_not_found"
 
 
 class OutputError(GlmImageError):

@@ -23,12 +23,13 @@ OTHER_CREDENTIALS = ("FAL_KEY_ID", "FAL_KEY_SECRET", "FAL_FORCE_AUTH_BY_USER")
 class Target:
     """Say which server clients are led to, with which key, and whom they must trust for it.
 
-    `address` is `host:port` of its https side; `bundle` is the CA with all that was trusted before.
+    `address` is `host:port` of its https side; `ca` is None when the public ones vouch for it;
+    `bundle` is the CA with all that was trusted before.
     """
 
     address: str
     api_key: str
-    ca: Path
+    ca: Path | None
     bundle: Path
 
 
@@ -42,7 +43,7 @@ def client_variables(target: Target, inherited: Mapping[str, str]) -> dict[str, 
         "SSL_CERT_FILE": str(target.bundle),
         # Node adds to what it trusts; one file only, so what was added before is in the bundle
         "NODE_EXTRA_CA_CERTS": str(
-            target.bundle if inherited.get("NODE_EXTRA_CA_CERTS") else target.ca
+            target.bundle if inherited.get("NODE_EXTRA_CA_CERTS") or not target.ca else target.ca
         ),
     }
 
@@ -75,7 +76,8 @@ def outer_proxy(inherited: Mapping[str, str]) -> str | None:
 
 def write_bundle(target: Target, inherited: Mapping[str, str]) -> None:
     """Write one PEM file with the CA and all that was trusted so far."""
-    files = dict.fromkeys((target.ca, *_trusted_so_far(target.bundle, inherited)))
+    own = [target.ca] if target.ca is not None else []
+    files = dict.fromkeys([*own, *_trusted_so_far(target.bundle, inherited)])
     content = b"\n".join(file.read_bytes() for file in files)
     if not target.bundle.is_file() or target.bundle.read_bytes() != content:
         replace_file(target.bundle, content, 0o644)

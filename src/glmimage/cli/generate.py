@@ -1,4 +1,4 @@
-"""The command line: parse, call, print."""
+"""`glmimage generate` and `make-tiny`: a picture, or a toy checkpoint, on this machine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from . import __version__
-from .errors import Aborted, GlmImageError, InvalidRequest, InvalidSize, OutOfMemory
-from .types import (
+from ..errors import InvalidRequest, InvalidSize
+from ..types import (
     MAX_GUIDANCE,
     MAX_IMAGES,
     MAX_SEED,
@@ -30,19 +29,13 @@ from .types import (
     check_size,
     parse_size,
 )
+from .options import Device, Dtype, Memory, Model
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .config import Settings
-    from .output import PictureFiles
-
-app = typer.Typer(
-    name="glmimage",
-    help="Make pictures with GLM-Image, on this machine.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+    from ..config import Settings
+    from ..output import PictureFiles
 
 Prompt = Annotated[
     str, typer.Argument(metavar="PROMPT", help="What to paint; words to be written, in quotes.")
@@ -79,37 +72,12 @@ References = Annotated[
         help=f"A reference picture, up to {MAX_SOURCE_IMAGES} times, the main subject first.",
     ),
 ]
-Model = Annotated[
-    str | None, typer.Option(help="nano, a folder in the diffusers layout, or a Hugging Face id.")
-]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Memory = Annotated[
-    str | None, typer.Option(help="resident, staged (one stage at a time on the device), or auto.")
-]
 PictureFormat = Annotated[
     Literal["png", "jpeg"] | None,
     typer.Option("--format", help="By default the name of FILE decides, or png."),
 ]
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"glmimage {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _glmimage(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
-    ] = False,
-) -> None:
-    """Make pictures with GLM-Image, on this machine."""
-
-
-@app.command()
 def generate(
     prompt: Prompt,
     output: Output = None,
@@ -130,8 +98,8 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Paint a prompt, and write it to a file."""
-    from .config import load_settings
-    from .output import PictureFiles, choose_paths
+    from ..config import load_settings
+    from ..output import PictureFiles, choose_paths
 
     width, height = _choose_size(size, width, height)
     request = GenerationRequest(
@@ -161,7 +129,6 @@ def generate(
         typer.echo(", ".join(stages))
 
 
-@app.command()
 def make_tiny(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="A new or an empty folder.", show_default=False)
@@ -169,12 +136,12 @@ def make_tiny(
     seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
 ) -> None:
     """Write a random toy checkpoint of a few MB: every component, in the layout of the real one."""
-    from .output import NewFolder
+    from ..output import NewFolder
 
     if not 0 <= seed <= MAX_SEED:
         raise InvalidRequest(f"seed is {seed}; it must be between 0 and {MAX_SEED}.", field="seed")
     with NewFolder(directory) as folder:
-        from .loading.tiny import make_tiny as write_tiny
+        from ..loading.tiny import make_tiny as write_tiny
 
         write_tiny(folder, seed)
     typer.echo(str(directory))
@@ -191,7 +158,7 @@ def _choose_size(size: str | None, width: int | None, height: int | None) -> tup
 
 
 def _open_references(files: Sequence[Path]) -> tuple[Image.Image, ...]:
-    from .source_images import open_source_image
+    from ..source_images import open_source_image
 
     if len(files) > MAX_SOURCE_IMAGES:
         # before any of them is opened
@@ -205,14 +172,14 @@ def _paint(
     settings: Settings, request: GenerationRequest, files: PictureFiles, *, visible: bool
 ) -> tuple[list[int], dict[str, float]]:
     """Run the pipeline into `files`; return the seed of each picture and the seconds by stage."""
-    from .progress import Progress
+    from ..progress import Progress
 
     seeds: dict[int, int] = {}
     timings: dict[str, float] = {}
     folder = _find_model(settings, visible=visible)
     started = perf_counter()
     with Progress(request.num_images, visible=visible) as progress:
-        from .pipeline import Pipeline
+        from ..pipeline import Pipeline
 
         pipeline = Pipeline.load(
             str(folder),
@@ -238,7 +205,7 @@ def _find_model(settings: Settings, *, visible: bool) -> Path:
     os.environ.update(settings.hub_environment())
     if not visible:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    from .loading.hub import resolve_model
+    from ..loading.hub import resolve_model
 
     return resolve_model(settings.model)
 
@@ -260,25 +227,3 @@ def _describe(
         "model": settings.model,
         "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
     }
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run one command and return the exit code; a foreseen failure is one sentence on stderr."""
-    command = typer.main.get_command(app)
-    try:
-        code = command.main(
-            args=list(arguments) or ["--help"], prog_name="glmimage", standalone_mode=False
-        )
-    except typer.TyperException as error:
-        message = getattr(error, "format_message", error.__str__)()
-        return _refuse(message.replace("Value error, ", ""), "See glmimage --help.")
-    except GlmImageError as error:
-        _refuse(str(error), error.hint)
-        return 1 if isinstance(error, OutOfMemory | Aborted) else 2
-    return code if isinstance(code, int) else 0
-
-
-def _refuse(message: str, hint: str = "") -> int:
-    sentence = message if message.endswith((".", ":", "?", ")")) else f"{message}."
-    typer.echo(" ".join(f"Error: {sentence} {hint}".split()), err=True)
-    return 2

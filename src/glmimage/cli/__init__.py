@@ -1,0 +1,5 @@
+"""The command line: parse, call, print."""
+
+from .app import app, run
+
+__all__ = ["app", "run"]

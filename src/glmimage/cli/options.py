@@ -1,0 +1,20 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str | None, typer.Option(help="nano, a folder in the diffusers layout, or a Hugging Face id.")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Memory = Annotated[
+    str | None, typer.Option(help="resident, staged (one stage at a time on the device), or auto.")
+]
+DataDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Everything the service keeps is here.")
+]

@@ -1,0 +1,142 @@
+"""`glmimage serve` and `glmimage worker`: the two kinds of process of the service."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import InvalidSettings
+from .options import DataDir, Device, Dtype, Memory, Model
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..server.process import Started
+
+STAGES = ("prior", "decode")
+
+Host = Annotated[
+    str | None, typer.Option(help="Address to listen on; 0.0.0.0 is every one. [127.0.0.1]")
+]
+HttpPort = Annotated[int | None, typer.Option(help="0 takes any free one. [8000]")]
+HttpsPort = Annotated[int | None, typer.Option(help="0 takes any free one. [8443]")]
+Workers = Annotated[int | None, typer.Option(help="How many workers to start beside it. [1]")]
+NoAuth = Annotated[bool, typer.Option("--no-auth", help="Ask for no key; loopback only.")]
+
+
+def serve(
+    host: Host = None,
+    http_port: HttpPort = None,
+    https_port: HttpsPort = None,
+    data_dir: DataDir = None,
+    workers: Workers = None,
+    no_auth: NoAuth = False,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    memory: Memory = None,
+) -> None:
+    """Serve fal's API for GLM-Image: http and https, with a worker beside it."""
+    from ..config import PREFIX, load_settings
+
+    settings = load_settings(
+        host=host,
+        http_port=http_port,
+        https_port=https_port,
+        data_dir=data_dir,
+        workers=workers,
+        auth=False if no_auth else None,
+        model=model,
+        device=device,
+        dtype=dtype,
+        memory=memory,
+    )
+    # the worker reads the same settings, options included
+    for name in ("data_dir", "model", "device", "dtype", "memory"):
+        os.environ[PREFIX + name.upper()] = str(getattr(settings, name))
+    _set_up_logging()
+    from ..server.process import Callbacks, run_service
+
+    command = [sys.executable, "-m", "glmimage", "worker", "--until-stdin-closes"]
+    tell = Callbacks(_say_started, _say_ready, lambda: typer.echo("Stopping."))
+    raise typer.Exit(run_service(settings, command, tell))
+
+
+def worker(
+    stages: Annotated[
+        str, typer.Option(metavar="prior,decode", help="Which halves of the work to take.")
+    ] = "prior,decode",
+    data_dir: DataDir = None,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    memory: Memory = None,
+    until_stdin_closes: Annotated[
+        bool, typer.Option(hidden=True, help="Stop when the process that started this is gone.")
+    ] = False,
+) -> None:
+    """Work on requests that a server with the same settings has queued."""
+    from ..config import load_settings
+
+    settings = load_settings(
+        data_dir=data_dir, model=model, device=device, dtype=dtype, memory=memory
+    )
+    chosen = tuple(dict.fromkeys(part.strip() for part in stages.split(",")))
+    if not chosen or not set(chosen) <= set(STAGES):
+        raise InvalidSettings(f"--stages is '{stages}'; it must be prior, decode or both.")
+    _set_up_logging()
+    if until_stdin_closes:
+        threading.Thread(target=_stop_with_parent, daemon=True).start()
+    _run_worker(settings, chosen)
+
+
+def _run_worker(settings: Settings, stages: tuple[str, ...]) -> None:
+    os.environ.update(settings.hub_environment())
+    from ..worker import run_worker
+
+    raise typer.Exit(run_worker(settings, stages=stages))
+
+
+def _stop_with_parent() -> None:
+    # the other end of the pipe is the parent's; the kernel closes it however the parent ends
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _set_up_logging() -> None:
+    import logging
+
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("glmimage").setLevel(logging.INFO)
+
+
+def _say_started(started: Started) -> None:
+    serving, settings = started.serving, started.settings
+    lines = [
+        f"glmimage serves {settings.model} from {settings.data_dir}",
+        f"  http   http://{serving.http}",
+        f"  https  https://{serving.https}",
+    ]
+    if serving.ca is not None:
+        lines.append(f"  CA     {serving.ca}")
+    if started.new_key is not None:
+        lines.append(f"  key    {started.new_key}   (made now; kept in keys/first-key)")
+    elif not serving.auth:
+        lines.append("  key    none is asked for")
+    lines += [
+        "Scripts written for fal talk to it, unchanged, when they are started so:",
+        "  glmimage exec -- python poster.py",
+        '  eval "$(glmimage env)"',
+    ]
+    typer.echo("\n".join(lines))
+
+
+def _say_ready(seconds: float) -> None:
+    typer.echo(f"Ready: the model was loaded in {seconds:.1f} s. Ctrl-C stops everything.")
