@@ -26,6 +26,7 @@ def test_codes_are_pinned():
         "ModelNotFound": "model_not_found",
         "CheckpointInvalid": "checkpoint_invalid",
         "DownloadFailed": "download_failed",
+        "ServerNotFound": "server_not_found",
         "OutputError": "output_error",
         "OutOfMemory": "out_of_memory",
         "Aborted": "aborted",

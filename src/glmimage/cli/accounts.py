@@ -143,9 +143,10 @@ async def _answer(
     settings: Settings, question: Callable[[JobStore], Awaitable[T]], create: bool
 ) -> T:
     from ..jobs import JobStore
+    from ..server.serving import make_data_folder
 
     if create:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_data_folder(settings.data_dir)
     async with await JobStore.open(settings.store_url, create=create) as store:
         return await question(store)
 

@@ -11,6 +11,7 @@ from .. import __version__
 from ..errors import Aborted, GlmImageError, OutOfMemory
 from .accounts import keys, usage
 from .clients import env, execute
+from .evaluate import evaluation
 from .generate import generate, make_tiny
 from .service import serve, worker
 
@@ -45,6 +46,7 @@ app.command()(env)
 app.command()(worker)
 app.add_typer(keys)
 app.command()(usage)
+app.add_typer(evaluation)
 app.command()(make_tiny)
 
 

@@ -14,7 +14,6 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import uvicorn
 import uvloop
@@ -23,8 +22,8 @@ from ..config import Settings
 from ..errors import InvalidSettings
 from ..files import open_file_store
 from ..jobs import JobStore
-from ..policy import open_policy
-from .serving import Serving, make_first_key, reachable
+from .guard import policy_from_settings
+from .serving import Serving, make_data_folder, make_first_key, reachable
 from .supervisor import WorkerRefused, WorkerSupervisor
 from .tls import prepare_tls
 
@@ -59,7 +58,7 @@ class Callbacks:
 def run_service(settings: Settings, worker_command: Sequence[str], tell: Callbacks) -> int:
     """Serve until a signal; return the exit code. Raises InvalidSettings before anything runs."""
     _refuse_open_doors(settings)
-    _make_folders(settings.data_dir)
+    make_data_folder(settings.data_dir)
     with contextlib.ExitStack() as stack:
         http = stack.enter_context(_bind(settings.host, settings.http_port, "http"))
         https = stack.enter_context(_bind(settings.host, settings.https_port, "https"))
@@ -148,7 +147,7 @@ async def _application(settings: Settings, store: JobStore) -> AsyncIterator[obj
     from .app import build_app
 
     files = open_file_store(settings.files_address)
-    policy = open_policy()
+    policy = policy_from_settings(settings)
     app = build_app(settings, store, files, policy)
     try:
         async with app.running():
@@ -246,20 +245,6 @@ def _refuse_open_doors(settings: Settings) -> None:
             f"Without keys the server may listen on loopback only, not on '{settings.host}'.",
             hint="Leave --no-auth away, or use --host 127.0.0.1.",
         )
-
-
-def _make_folders(data_dir: Path) -> None:
-    try:
-        for folder in (data_dir, data_dir / "keys", data_dir / "policy"):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = data_dir / f".probe.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InvalidSettings(
-            f"The data folder '{data_dir}' cannot be used: {error.strerror}.",
-            hint="Name another with GLMIMAGE_DATA_DIR or --data-dir.",
-        ) from None
 
 
 def _bind(host: str, port: int, scheme: str) -> socket.socket:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..atomic_file import replace_file
 from ..config import Settings
+from ..errors import InvalidSettings
 from ..jobs import JobStore
 
 FIRST_KEY_NAME = "first"
@@ -30,6 +32,21 @@ class Serving:
         """Take the file away, unless another server has written its own."""
         if find_serving(data_dir) == self:
             _address_file(data_dir).unlink(missing_ok=True)
+
+
+def make_data_folder(data_dir: Path) -> None:
+    """Make the folder that only its owner reads, and try to write; raise InvalidSettings."""
+    try:
+        for folder in (data_dir, data_dir / "keys", data_dir / "policy"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = data_dir / f".probe.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InvalidSettings(
+            f"The data folder '{data_dir}' cannot be used: {error.strerror}.",
+            hint="Name another with GLMIMAGE_DATA_DIR or --data-dir.",
+        ) from None
 
 
 def find_serving(data_dir: Path) -> Serving | None:
