@@ -74,6 +74,14 @@ class LocalFiles:
     async def size(self, path: str) -> int:
         return (await self.info(path)).size
 
+    async def rename(self, path: str, target: str) -> None:
+        source, place = self._target(path), self._target(target)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(os.replace, source, place)
+        except OSError as error:
+            raise _failure(error, path) from None
+
     async def delete(self, path: str) -> bool:
         target = self._target(path)
         try:

@@ -110,6 +110,12 @@ class S3Files:
     async def size(self, path: str) -> int:
         return (await self.info(path)).size
 
+    async def rename(self, path: str, target: str) -> None:
+        try:
+            await obstore.rename_async(self._store, check_path(path), check_path(target))
+        except (BaseError, OSError) as error:
+            raise self._failure(error, path) from None
+
     async def delete(self, path: str) -> bool:
         try:
             await obstore.head_async(self._store, check_path(path))

@@ -47,6 +47,9 @@ class FileStore(Protocol):
     async def size(self, path: str) -> int:
         """Return the size in bytes; raise FileMissing."""
 
+    async def rename(self, path: str, target: str) -> None:
+        """Give a file another path, replacing what was there; raise FileMissing."""
+
     async def delete(self, path: str) -> bool:
         """Remove the file; False when there was none."""
 

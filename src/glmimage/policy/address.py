@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 import idna
 
 from ..errors import InvalidSettings
-from .errors import AddressRefused
+from .errors import AddressRefused, FetchFailed
 
 Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -163,7 +163,10 @@ class AddressGuard:
         self._resolve = resolve or resolve_host
 
     async def addresses(self, host: str, port: int) -> list[str]:
-        """Return the addresses to connect to, numeric and checked; raise AddressRefused."""
+        """Return the addresses to connect to, numeric and checked.
+
+        Raise AddressRefused, or FetchFailed when the name has none.
+        """
         shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             found = [host] if _as_address(host) else list(await self._resolve(host, port))
@@ -171,7 +174,7 @@ class AddressGuard:
         except (OSError, UnicodeError, ValueError):
             addresses = []
         if not addresses:
-            raise AddressRefused(
+            raise FetchFailed(
                 f"There is no address for {host!r}.", hint="Check the spelling of the URL."
             )
         for address in addresses:
