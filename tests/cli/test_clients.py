@@ -179,6 +179,13 @@ def test_a_server_that_is_gone(tmp_path, data_dir, capfd):
     assert "glmimage keys create" in refused(capfd, "env", "--data-dir", str(folder))
 
 
+ASK_QUEUE = """
+import fal_client.client as c, httpx, os, json
+print(httpx.post(c.QUEUE_URL_FORMAT + "a", content=b"").text)
+print(json.dumps(os.environ["FAL_KEY"]))
+"""
+
+
 def test_env_is_what_a_shell_evaluates(data_dir):
     command = [sys.executable, "-m", "glmimage", "env", "--data-dir", str(data_dir)]
     done = subprocess.run(
@@ -186,9 +193,7 @@ def test_env_is_what_a_shell_evaluates(data_dir):
             "sh",
             "-c",
             f'eval "$({shlex.join(command)})" && exec {sys.executable} -c "$0"',
-            "import fal_client.client as c, httpx, os, json\n"
-            "print(httpx.post(c.QUEUE_URL_FORMAT + 'a', content=b'').text)\n"
-            "print(json.dumps(os.environ['FAL_KEY']))",
+            ASK_QUEUE,
         ],
         capture_output=True,
         text=True,
