@@ -8,8 +8,9 @@ Source of the numerics: diffusers' GlmImageTransformer2DModel.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -148,7 +149,8 @@ class DiT(nn.Module):
         condition = self._condition(timesteps.flatten(), *sizes)
         # (S, B, 6, 2, D): shift, scale, gate of the attention, then of the MLP; image before text
         shape = (steps, rows, 6, 2, self.config.inner_dim)
-        blocks = [block.modulation(condition).view(shape).unbind(0) for block in self.blocks]
+        layers = cast(Iterable[Block], self.blocks)
+        blocks = [block.modulation(condition).view(shape).unbind(0) for block in layers]
         final = self.final_modulation(condition).view(steps, rows, -1).unbind(0)
         return [Times(tuple(block[step] for block in blocks), final[step]) for step in range(steps)]
 
