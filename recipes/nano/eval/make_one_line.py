@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from prompts import load_words
+from designs import load_words
 
 PHRASINGS = (
     "A conference poster with the headline '{t}' in bold sans-serif",

@@ -1,0 +1,1 @@
+"""Measuring pictures: is the text right, and is the design as asked?"""
