@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, or_, select, text, update
 
 from . import order
-from .database import Stamp, is_sqlite, stamp
+from .database import Stamp, is_sqlite, stamp, store_time
 from .queue import JOB_COLUMNS, get, insert_job, job_from, new_row
 from .records import CancelAnswer, Document, Job, NewJob, State, Usage
 from .schema import jobs, logs, payloads, priors, webhooks
@@ -195,25 +195,25 @@ def _lock_by_id(job_id: str) -> Any:
 
 def recover_leases(connection: Connection, now: float | None = None) -> list[Job]:
     """Free the jobs whose leases have run out: queue them again, or give them up."""
-    changed = stamp(connection)
-    overdue = jobs.c.lease_until < (changed.now if now is None else now)
-    return _recover(connection, overdue, changed)
+    now = store_time(connection) if now is None else now
+    return _recover(connection, jobs.c.lease_until < now)
 
 
 def abandon(connection: Connection, worker_id: str) -> list[Job]:
     """Free the jobs of a worker that is known to be dead, without waiting for its leases."""
-    changed = stamp(connection)
-    return _recover(connection, jobs.c.worker_id == worker_id, changed)
+    return _recover(connection, jobs.c.worker_id == worker_id)
 
 
-def _recover(connection: Connection, which: Any, changed: Stamp) -> list[Job]:
+def _recover(connection: Connection, which: Any) -> list[Job]:
     rows = connection.execute(
         select(*JOB_COLUMNS)
         .where(jobs.c.lease_until.is_not(None), which)
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     ).all()
-    recovered = []
+    if not rows:
+        return []
+    recovered, changed = [], stamp(connection)
     for job in map(job_from, rows):
         if job.cancel_requested:
             recovered.append(end(connection, job, changed, state="cancelled"))
@@ -226,17 +226,20 @@ def _recover(connection: Connection, which: Any, changed: Stamp) -> list[Job]:
 
 def expire_starts(connection: Connection, now: float | None = None) -> list[Job]:
     """Fail the jobs that nobody has begun before their deadline."""
-    changed = stamp(connection)
+    now = store_time(connection) if now is None else now
     rows = connection.execute(
         select(*JOB_COLUMNS)
         .where(
             jobs.c.queue.is_not(None),
-            jobs.c.start_deadline < (changed.now if now is None else now),
+            jobs.c.start_deadline < now,
             jobs.c.started_at.is_(None),
         )
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     ).all()
+    if not rows:
+        return []
+    changed = stamp(connection)
     return [
         end(connection, job, changed, state="failed", status=504, result=TIMED_OUT)
         for job in map(job_from, rows)

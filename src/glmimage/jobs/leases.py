@@ -10,8 +10,9 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from .database import Stamp, stamp, store_time
 from .endings import describe, end, give_up, put_back
 from .errors import LeaseLost
+from .feed import log
 from .queue import JOB_COLUMNS, job_from, pack_tokens
-from .records import Beat, Claim, Document, FileRecord, Job, Prior, Usage
+from .records import Beat, Claim, Document, FileRecord, Job, Level, Prior, Usage
 from .schema import files, jobs, payloads, priors, usage
 
 _OWNED = select(*JOB_COLUMNS, jobs.c.queue).where(jobs.c.id == bindparam("id")).with_for_update()
@@ -39,13 +40,45 @@ def heartbeat(connection: Connection, claims: Sequence[Claim], lease_s: float) -
     )
 
 
-def progress(connection: Connection, claim: Claim, fraction: float) -> None:
-    """Note how far a job is, 0 to 1; silently nothing when the lease is lost."""
-    connection.execute(
-        update(jobs)
-        .where(jobs.c.id == claim.job.id, jobs.c.fence == claim.fence, jobs.c.state == "running")
-        .values(progress=fraction, change_number=stamp(connection).change_number)
+def report(
+    connection: Connection,
+    entries: Sequence[tuple[str, str, Level]],
+    progress: Sequence[tuple[Claim, float]] = (),
+) -> None:
+    """Write log entries, each (job_id, message, level), and how far jobs are, 0 to 1.
+
+    Progress of a lost lease is dropped in silence.
+    """
+    if entries:
+        log(connection, entries)
+    if progress:
+        changed = stamp(connection)
+        for claim, fraction in sorted(progress, key=lambda pair: pair[0].job.id):
+            values = {"job_id": claim.job.id, "claimed": claim.fence, "done": fraction}
+            connection.execute(_PROGRESS, values | {"change": changed.change_number})
+
+
+_PROGRESS = (
+    update(jobs)
+    .where(
+        jobs.c.id == bindparam("job_id"),
+        jobs.c.fence == bindparam("claimed"),
+        jobs.c.state == "running",
     )
+    .values(progress=bindparam("done"), change_number=bindparam("change"))
+)
+
+
+def cancelled_of(connection: Connection, worker_id: str) -> frozenset[str]:
+    """Return the ids of a worker's jobs that it should let go of."""
+    return frozenset(connection.execute(_CANCELLED, {"worker": worker_id}).scalars())
+
+
+_CANCELLED = select(jobs.c.id).where(
+    jobs.c.lease_until.is_not(None),
+    jobs.c.worker_id == bindparam("worker"),
+    jobs.c.cancel_requested,
+)
 
 
 def prepared(

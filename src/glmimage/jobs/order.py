@@ -29,7 +29,7 @@ from sqlalchemy import (
     update,
 )
 
-from .database import insert_for, is_sqlite, stamp
+from .database import insert_for, is_sqlite, stamp, store_time
 from .records import Priority
 from .schema import counters, jobs, key_clocks, queue_counts
 
@@ -157,14 +157,13 @@ _WITHIN = (
 
 def age_queue(connection: Connection, ageing_s: float = AGEING_S) -> int:
     """Put low-priority jobs that have waited for `ageing_s` among the normal ones, at the front."""
-    changed = stamp(connection)
     rows = connection.execute(
         select(jobs.c.number, jobs.c.queue, jobs.c.place)
         .where(
             jobs.c.queue.is_not(None),
             # literal, so that the planner sees that the partial index serves
             text("priority = 'low'"),
-            jobs.c.created_at < changed.now - ageing_s,
+            jobs.c.created_at < store_time(connection) - ageing_s,
             jobs.c.place >= LOW_PRIORITY,
         )
         .order_by(jobs.c.created_at)
@@ -173,6 +172,7 @@ def age_queue(connection: Connection, ageing_s: float = AGEING_S) -> int:
     ).all()
     if not rows:
         return 0
+    changed = stamp(connection)
     front = connection.execute(_CLOCK, {"clock": "normal"}).scalar_one()
     connection.execute(
         update(jobs)

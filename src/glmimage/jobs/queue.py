@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, update
 
 from . import order
-from .database import Stamp, stamp
+from .database import Stamp, stamp, store_time
 from .errors import QueueFull
 from .records import Claim, Document, Job, NewJob, Prior, Stage
 from .schema import api_keys, jobs, key_clocks, payloads, priors
@@ -150,14 +150,15 @@ def claim(
 
     model_revision: of the worker; a job whose prior another revision has written is left alone.
     """
-    changed = stamp(connection)
+    now = store_time(connection)
     room = _room_of_limited_keys(connection)
     found: list[Any] = []
     for stage in stages:
-        found += _candidates(connection, stage, limit, changed.now, model_revision, room)
+        found += _candidates(connection, stage, limit, now, model_revision, room)
     chosen = _choose(sorted(found, key=lambda row: (row.place, row.number)), limit, room)
     if not chosen:
         return []
+    changed = stamp(connection)
     order.advance_clock(connection, [row.place for row in chosen])
     claims = []
     for preparing in (True, False):

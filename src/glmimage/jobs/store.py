@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
@@ -42,6 +43,8 @@ from .records import (
     Worker,
 )
 
+T = TypeVar("T")
+
 SAFETY_POLL_S = 1.0
 """How long a waiting caller trusts in being woken."""
 HOUSEKEEPING_LOCK = 0x676C6D01
@@ -63,12 +66,6 @@ class JobStore:
 
     async def close(self) -> None:
         await self._db.close()
-
-    async def __aenter__(self) -> JobStore:
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self.close()
 
     # jobs
 
@@ -145,9 +142,18 @@ class JobStore:
         """Extend leases; learn which jobs are lost and which to cancel."""
         return await self._db.write(leases.heartbeat, claims, lease_s)
 
-    async def progress(self, claim: Claim, fraction: float) -> None:
-        """Note how far a job is, 0 to 1."""
-        await self._db.write(leases.progress, claim, fraction)
+    async def report(
+        self,
+        entries: Sequence[tuple[str, str, Level]],
+        progress: Sequence[tuple[Claim, float]] = (),
+    ) -> None:
+        """Write log entries, each (job_id, message, level), and how far jobs are, 0 to 1."""
+        await self._db.write(leases.report, entries, progress)
+
+    async def wait_for_cancel(self, worker_id: str, timeout_s: float) -> frozenset[str]:
+        """Wait until jobs of a worker are to be cancelled, and return their ids; or none."""
+        ids = partial(self._db.read, leases.cancelled_of, worker_id)
+        return await self._wait_until(ids, timeout_s)
 
     async def prepared(
         self,
@@ -189,15 +195,7 @@ class JobStore:
 
     async def wait_for_work(self, stages: Sequence[Stage], timeout_s: float) -> bool:
         """Wait until a job of one of the stages may be claimed; False when none came."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            moment = self._db.moment()
-            if await self._db.read(queue.has_work, stages):
-                return True
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            await self._db.wait(moment, min(left, SAFETY_POLL_S))
+        return await self._wait_until(partial(self._db.read, queue.has_work, stages), timeout_s)
 
     # what keeps the queue in order; safe to call from any process at any time
 
@@ -223,10 +221,6 @@ class JobStore:
         """Add an entry to a job's log."""
         await self._db.write(feed.log, [(job_id, message, level)])
 
-    async def log_many(self, entries: Sequence[tuple[str, str, Level]]) -> None:
-        """Add entries, each (job_id, message, level), in one transaction."""
-        await self._db.write(feed.log, entries)
-
     async def logs(self, job_id: str, after: int = 0) -> list[LogEntry]:
         """Return a job's log entries with a number above `after`."""
         return await self._db.read(feed.read_logs, job_id, after)
@@ -241,13 +235,18 @@ class JobStore:
 
     async def wait_for_changes(self, number: int, timeout_s: float, limit: int = 1000) -> list[Job]:
         """Like `changes_since`, but wait for the first one; [] when none came."""
+        changes = partial(self._db.read, feed.changes_since, number, limit)
+        return await self._wait_until(changes, timeout_s)
+
+    async def _wait_until(self, ask: Callable[[], Awaitable[T]], timeout_s: float) -> T:
+        """Ask again after every write until the answer is not empty, or the time is up."""
         deadline = time.monotonic() + timeout_s
         while True:
             moment = self._db.moment()
-            found = await self._db.read(feed.changes_since, number, limit)
+            answer = await ask()
             left = deadline - time.monotonic()
-            if found or left <= 0:
-                return found
+            if answer or left <= 0:
+                return answer
             await self._db.wait(moment, min(left, SAFETY_POLL_S))
 
     async def live_jobs(self) -> tuple[list[Job], int]:
@@ -328,7 +327,7 @@ class JobStore:
         """Return deliveries, the newest first."""
         return await self._db.read(outbox.list_webhooks, job_id, limit)
 
-    # accounts; the arguments are those of the functions in accounts.py
+    # accounts; their arguments are those of accounts.py
 
     async def usage(self, *args: Any, **options: Any) -> list[UsageRow]:
         """Sum up usage by endpoint and price, also by key or slices of time."""
