@@ -18,6 +18,7 @@ TIMED_OUT: Document = {"detail": "Request timed out", "error_type": "request_tim
 GAVE_UP = "The picture could not be made after {} attempts."
 LOST_WORKER = "The worker stopped answering."
 BATCH = 500
+HOUSEKEEPING_LOCK = 0x676C6D01
 
 
 def end(
@@ -330,9 +331,13 @@ def purge_history(connection: Connection, before: float) -> int:
     return len(ids)
 
 
-def try_alone(connection: Connection, name: int) -> bool:
-    """Take the right to keep house until the transaction ends; False when another has it."""
-    if is_sqlite(connection):
-        return True  # one writer at a time anyway
-    query = text("SELECT pg_try_advisory_xact_lock(:name)")
-    return bool(connection.execute(query, {"name": name}).scalar_one())
+def keep_order(connection: Connection, ageing_s: float) -> None:
+    """Free lost leases, expire deadlines, age the queue; in one place at a time."""
+    if not is_sqlite(connection):
+        query = text("SELECT pg_try_advisory_xact_lock(:name)")
+        if not connection.execute(query, {"name": HOUSEKEEPING_LOCK}).scalar_one():
+            return  # another process is at it
+    recover_leases(connection)
+    expire_starts(connection)
+    order.age_queue(connection, ageing_s)
+    order.drop_empty_buckets(connection)

@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
-
 from . import (
     accounts,
     endings,
@@ -47,7 +45,6 @@ T = TypeVar("T")
 
 SAFETY_POLL_S = 1.0
 """How long a waiting caller trusts in being woken."""
-HOUSEKEEPING_LOCK = 0x676C6D01
 
 
 class JobStore:
@@ -66,6 +63,12 @@ class JobStore:
 
     async def close(self) -> None:
         await self._db.close()
+
+    async def __aenter__(self) -> JobStore:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
 
     # jobs
 
@@ -213,7 +216,7 @@ class JobStore:
 
     async def keep_order(self, ageing_s: float = order.AGEING_S) -> None:
         """Do the three of them: leases, deadlines, ageing. Call it every second or so."""
-        await self._db.write(_keep_order, ageing_s)
+        await self._db.write(endings.keep_order, ageing_s)
 
     # what happens
 
@@ -385,12 +388,3 @@ class JobStore:
     async def live_workers(self, since: float) -> list[Worker]:
         """Return the workers seen after a time."""
         return await self._db.read(roster.live_workers, since)
-
-
-def _keep_order(connection: Connection, ageing_s: float) -> None:
-    if not endings.try_alone(connection, HOUSEKEEPING_LOCK):
-        return
-    endings.recover_leases(connection)
-    endings.expire_starts(connection)
-    order.age_queue(connection, ageing_s)
-    order.drop_empty_buckets(connection)
