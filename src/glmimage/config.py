@@ -69,6 +69,11 @@ class Settings(BaseSettings):
     api_key: str | None = Field(
         None, description="what `exec` and `env` hand to clients; by default the first key made"
     )
+    secret: SecretStr | None = Field(
+        None,
+        description="signs tokens and upload addresses, the same on every server of a deployment; "
+        "by default one is made in data_dir",
+    )
     workers: int = Field(1, ge=0, le=64, description="workers that `glmimage serve` starts")
     stop_timeout_s: float = Field(
         30.0, ge=0, description="seconds that work in hand gets when the service stops"
@@ -97,6 +102,14 @@ class Settings(BaseSettings):
     )
     cors_origins: str = Field(
         "*", description="web pages that may call the server: origins separated by commas, or *"
+    )
+    unit_price: float = Field(
+        0.15, ge=0, description="what a megapixel costs, in dollars, for usage and estimates"
+    )
+    defer_validation: bool = Field(
+        True,
+        description="the queue takes an invalid input and tells the fault by its result, as fal "
+        "does; off: it answers 422 at once",
     )
     open_proxy: bool = Field(
         False, description="let /api/fal/proxy be used without a key, as web pages do"

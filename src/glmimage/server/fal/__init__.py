@@ -1,0 +1,1 @@
+"""fal's wire protocol for the two GLM-Image endpoints."""

@@ -1,0 +1,138 @@
+"""What happens before a job can be painted: references fetched, prompt moderated and expanded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from contextlib import suppress
+
+from ..errors import GlmImageError
+from ..jobs import Claim, LeaseLost
+from ..policy.errors import ServiceUnavailable
+from .fal.errors import ModelError, content_policy_violation, detail_item
+from .fal.schemas import ImageToImageInput, validate
+from .references import fetch_missing
+from .reuse_keys import prior_key
+from .services import Services
+
+LEASE_S = 30.0
+MAX_AT_ONCE = 8
+WAIT_S = 5.0
+log = logging.getLogger(__name__)
+
+
+async def prepare_jobs(services: Services) -> None:
+    """Claim jobs of the `prepare` stage and make them ready, several at a time, for ever."""
+    worker_id = f"prepare-{uuid.uuid4()}"
+    running: set[asyncio.Task[None]] = set()
+    try:
+        while True:
+            room = MAX_AT_ONCE - len(running)
+            claims = await services.store.claim(worker_id, ["prepare"], room, LEASE_S)
+            running |= {asyncio.create_task(_prepare(services, claim)) for claim in claims}
+            if len(running) >= MAX_AT_ONCE:
+                _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            elif not claims:
+                await services.store.wait_for_work(["prepare"], WAIT_S)
+            running = {task for task in running if not task.done()}
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _prepare(services: Services, claim: Claim) -> None:
+    """Prepare one job, or say why it cannot be; a job that is cancelled or lost is let go."""
+    work = asyncio.create_task(_work(services, claim))
+    beat = asyncio.create_task(_until_unwanted(services, claim))
+    try:
+        await asyncio.wait({work, beat}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            work.result()
+        elif beat.result() == "cancelled":
+            await services.store.confirm_cancelled(claim)
+    except LeaseLost:
+        pass
+    except asyncio.CancelledError:
+        with suppress(GlmImageError):
+            await services.store.hand_back(claim)
+        raise
+    except GlmImageError:
+        log.exception("request %s could not be prepared", claim.job.id)
+    finally:
+        for task in (work, beat):
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+async def _until_unwanted(services: Services, claim: Claim) -> str:
+    """Keep the lease; return "cancelled" or "lost"."""
+    while True:
+        beat = await services.store.heartbeat([claim], LEASE_S)
+        if claim.job.id in beat.lost:
+            return "lost"
+        if claim.job.id in beat.cancelled:
+            return "cancelled"
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEASE_S / 3):
+                await _until_cancel_requested(services, claim.job.id)
+
+
+async def _until_cancel_requested(services: Services, job_id: str) -> None:
+    async for job in services.live.changes(job_id):
+        if job.cancel_requested:
+            return
+
+
+async def _work(services: Services, claim: Claim) -> None:
+    store = services.store
+    try:
+        await _make_ready(services, claim)
+    except ModelError as error:
+        await store.fail(claim, error.status, error.body)
+    except ServiceUnavailable as error:
+        message = f"{error.message} {error.hint}".strip()
+        body = {"detail": [detail_item(error.code, message)]}
+        await store.fail(claim, 500, body, retryable=True)
+    except GlmImageError:
+        raise
+    except Exception:
+        log.exception("preparing request %s failed", claim.job.id)
+        body = {"detail": [detail_item("internal_server_error", "The request failed inside.")]}
+        await store.fail(claim, 500, body, retryable=True)
+
+
+async def _make_ready(services: Services, claim: Claim) -> None:
+    job, policy = claim.job, services.policy
+    document = dict(job.input or {})
+    valid = validate(job.endpoint, document)
+    if valid.enable_safety_checker and policy.moderates:
+        refusal = await policy.moderate_prompt(valid.prompt)
+        if refusal is not None:
+            raise content_policy_violation(refusal.message)
+    if valid.enable_prompt_expansion:
+        expansion = await policy.expander.expand_prompt(valid.prompt)
+        if expansion.note:
+            await services.store.log(job.id, expansion.note, "WARN")
+        if valid.enable_safety_checker and expansion.expanded:
+            refusal = policy.check_prompt(expansion.prompt)
+            if refusal is not None:
+                raise content_policy_violation(refusal.message)
+        document["prompt"] = expansion.prompt
+    file_ids: list[str] = []
+    identities: list[str] = []
+    if isinstance(valid, ImageToImageInput):
+        found = await fetch_missing(services, valid.image_urls, job.reference_file_ids, job.id)
+        file_ids = [reference.file_id for reference in found]
+        identities = [reference.identity for reference in found]
+    key = prior_key(
+        document["prompt"],
+        (job.width, job.height),
+        job.seed,
+        job.num_images,
+        identities,
+        services.settings.model,
+    )
+    await services.store.prepared(claim, document, file_ids, key)

@@ -1,0 +1,60 @@
+"""What makes two requests equal: for their pictures, and for their priors alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from .fal.schemas import TextToImageInput
+
+VERSION = 1
+"""Counted up when the same input begins to mean another picture."""
+
+
+def result_key(
+    endpoint: str, valid: TextToImageInput, seed: int, references: Sequence[str], model: str
+) -> str:
+    """Name everything the pictures depend on. references: their identities."""
+    width, height = valid.size()
+    return _key(
+        "result",
+        endpoint=endpoint,
+        model=model,
+        prompt=valid.prompt,
+        size=[width, height],
+        steps=valid.num_inference_steps,
+        guidance=valid.guidance_scale,
+        seed=seed,
+        num_images=valid.num_images,
+        safety=valid.enable_safety_checker,
+        format=valid.output_format,
+        expansion=valid.enable_prompt_expansion,
+        references=list(references),
+    )
+
+
+def prior_key(
+    prompt: str,
+    size: tuple[int, int],
+    seed: int,
+    num_images: int,
+    references: Sequence[str],
+    model: str,
+) -> str:
+    """Name everything the prior tokens depend on. prompt: as painted, after expansion."""
+    return _key(
+        "prior",
+        model=model,
+        prompt=prompt,
+        size=list(size),
+        seed=seed,
+        num_images=num_images,
+        references=list(references),
+    )
+
+
+def _key(kind: str, **parts: Any) -> str:
+    document = json.dumps([kind, VERSION, parts], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(document.encode("ascii")).hexdigest()

@@ -1,0 +1,42 @@
+"""What the handlers share: one value, made once, passed to each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..config import Settings
+from ..files import FileStore
+from ..jobs import JobStore
+from ..policy.policy import Policy
+from .addresses import Addresses
+from .auth import KeyRing
+from .capacity import Capacity
+from .live_jobs import LiveJobs
+from .secret import load_secret
+from .signing import Signer
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    store: JobStore
+    files: FileStore
+    policy: Policy
+    secret: bytes = field(init=False, repr=False)
+    addresses: Addresses = field(init=False)
+    keys: KeyRing = field(init=False)
+    live: LiveJobs = field(init=False)
+    capacity: Capacity = field(init=False)
+    signer: Signer = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        secret, live = load_secret(self.settings), LiveJobs(self.store)
+        for name, part in (
+            ("secret", secret),
+            ("addresses", Addresses(self.settings)),
+            ("keys", KeyRing(self.store, required=self.settings.auth)),
+            ("live", live),
+            ("capacity", Capacity(self.settings, self.store, live)),
+            ("signer", Signer(secret)),
+        ):
+            object.__setattr__(self, name, part)
