@@ -9,7 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import idna
 
@@ -98,6 +98,17 @@ def parse_public_url(url: str) -> PublicUrl:
     if parts.query:
         target += "?" + quote(parts.query, safe="/?%:@!$&'()*+,;=~-._[]{}|^`")
     return PublicUrl(scheme, _read_host(url, parts.netloc, parts.hostname or ""), port, target)
+
+
+def follow_location(here: PublicUrl, location: str) -> PublicUrl:
+    """Return where a redirect leads, as strictly read as the first URL; raise AddressRefused."""
+    if _FORBIDDEN.search(location):  # urljoin would drop some of them silently
+        raise _refused(location, "it contains a space, a control character or a backslash")
+    try:
+        joined = urljoin(str(here), location)
+    except ValueError:
+        raise _refused(location, "it is not a valid URL") from None
+    return parse_public_url(joined)
 
 
 def _read_host(url: str, netloc: str, name: str) -> str:

@@ -15,12 +15,12 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes, urljoin
+from urllib.parse import unquote_to_bytes
 
 import httpcore2
 from httpcore2 import SOCKET_OPTION, AnyIOBackend, AsyncNetworkBackend, AsyncNetworkStream
 
-from .address import AddressGuard, PublicUrl, parse_public_url
+from .address import AddressGuard, PublicUrl, follow_location, parse_public_url
 from .errors import FetchFailed, FileTooLarge
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -70,10 +70,12 @@ async def fetch_public(
             async with client.send("GET", here) as response:
                 if response.status not in _REDIRECTS:
                     return await _read_file(response, limits, shown)
-                location = _header(response, b"location")
+                # servers write other letters as they are, in UTF-8
+                raw = _header(response, b"location").encode("latin-1")
+                location = raw.decode("utf-8", "replace")
             if not location:
                 raise FetchFailed(f"{shown!r} redirects to nowhere.")
-            here = parse_public_url(urljoin(str(here), location))
+            here = follow_location(here, location)
     raise FetchFailed(
         f"{shown!r} redirects more than {limits.max_redirects} times.",
         hint="Give the final URL.",
