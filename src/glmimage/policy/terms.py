@@ -66,8 +66,8 @@ class Terms:
                     # written without spaces, it has no place among the words
                     found[phrase.group].append((0, len(words), phrase.text))
         for rule in self.rules:
-            groups = [found.get(group, ()) for group in rule.groups]
-            if all(groups) and (not rule.close_by or _are_close(*groups)):
+            groups = [found.get(group, []) for group in rule.groups]
+            if all(groups) and (not rule.close_by or _are_close(groups[0], groups[1])):
                 return rule, ", ".join(group[0][2] for group in groups)
         return None
 

@@ -1,0 +1,106 @@
+"""Remove what is over: expired files, files nobody knows, old results; keep the queue in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from ..files import FileInfo, FilesError
+from ..jobs import StoreUnavailable
+from .fal.uploads import MULTIPART_LIFETIME_S, PARTS_FOLDER
+from .services import Services
+
+log = logging.getLogger(__name__)
+
+ORDER_S = 1.0
+EXPIRY_S = 30.0
+ORPHANS_S = 3600.0
+ORPHAN_AGE_S = 3600.0
+"""A file is stored before it is written down; younger ones may be on their way."""
+UNSTORED_S = 3600.0
+"""What came with X-Fal-Store-IO: 0 can be read for so long."""
+BATCH = 500
+
+
+class Sweeper:
+    """Clean up in the background; harmless in several processes. removed: counted by kind."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._tasks: list[asyncio.Task[None]] = []
+        self.removed: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Begin; belongs to the running event loop."""
+        for name, every_s, work in (
+            ("order", ORDER_S, self._services.store.keep_order),
+            ("expiry", EXPIRY_S, self.remove_expired),
+            ("orphans", ORPHANS_S, self.remove_orphans),
+        ):
+            self._tasks.append(asyncio.create_task(self._repeat(every_s, work), name=name))
+
+    async def stop(self) -> None:
+        """End at once; whatever is left is found again."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def remove_expired(self) -> None:
+        """Delete files whose time is over, then results and history that are old."""
+        store, settings = self._services.store, self._services.settings
+        now = time.time()
+        while records := await store.expired_files(now, BATCH):
+            gone = []
+            for record in records:
+                # the blob first: a row without a blob is a 404, a blob without a row an orphan
+                with contextlib.suppress(FilesError):
+                    await self._services.files.delete(record.path)
+                    gone.append(record.id)
+            self.removed["expired"] += await store.delete_file_rows(gone)
+            if len(gone) < len(records):
+                log.warning("%d expired files cannot be deleted now.", len(records) - len(gone))
+                break
+        while count := await store.purge_results(
+            now - settings.result_lifetime_s, now - UNSTORED_S
+        ):
+            self.removed["results"] += count
+        while count := await store.purge_history(now - settings.history_lifetime_s):
+            self.removed["history"] += count
+
+    async def remove_orphans(self) -> None:
+        """Delete files without a record, parts of uploads that never ended, unfinished writes."""
+        files, now = self._services.files, time.time()
+        self.removed["unfinished"] += await files.remove_unfinished(ORPHAN_AGE_S)
+        waiting: list[FileInfo] = []
+        async for info in files.list():
+            if info.path.startswith(f"{PARTS_FOLDER}/"):
+                if info.modified < now - MULTIPART_LIFETIME_S:
+                    self.removed["parts"] += await files.delete(info.path)
+                continue
+            if info.modified < now - ORPHAN_AGE_S:
+                waiting.append(info)
+            if len(waiting) >= BATCH:
+                await self._remove_unknown(waiting)
+                waiting = []
+        await self._remove_unknown(waiting)
+
+    async def _remove_unknown(self, found: list[FileInfo]) -> None:
+        if not found:
+            return
+        known = await self._services.store.known_paths([info.path for info in found])
+        for info in found:
+            if info.path not in known:
+                self.removed["orphans"] += await self._services.files.delete(info.path)
+
+    async def _repeat(self, every_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except (StoreUnavailable, FilesError) as error:
+                log.warning("Cleaning up is put off: %s", error)
+            await asyncio.sleep(every_s)
