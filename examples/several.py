@@ -1,0 +1,27 @@
+"""Ask for several pictures in one call instead of several calls, and for each picture's address."""
+
+import fal_client
+
+
+def show(update):
+    if isinstance(update, fal_client.InProgress):
+        for entry in (update.logs or [])[-1:]:
+            print(entry["message"])
+
+
+result = fal_client.subscribe(
+    "fal-ai/glm-image",
+    arguments={
+        "prompt": "A coffee bag with the label 'Morning Roast', product photo",
+        "image_size": "square",
+        "num_inference_steps": 10,
+        "num_images": 3,
+        "seed": 42,
+    },
+    with_logs=True,
+    on_queue_update=show,
+)
+for image, is_flagged in zip(result["images"], result["has_nsfw_concepts"], strict=True):
+    if not is_flagged:
+        print(image["url"], f"{image['width']}x{image['height']}")
+print("seed", result["seed"])
