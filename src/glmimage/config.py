@@ -79,6 +79,16 @@ class Settings(BaseSettings):
         30.0, ge=0, description="seconds that work in hand gets when the service stops"
     )
 
+    # the workers
+    worker_jobs: int = Field(
+        4, ge=1, le=256, description="requests that a worker takes in hand at once"
+    )
+    lease_s: float = Field(
+        30.0,
+        ge=0.5,
+        description="how long a worker may be silent before others take its requests",
+    )
+
     # the service: which requests it takes, and how it answers them
     max_body_bytes: int = Field(
         64 * 1024 * 1024, ge=1024, description="largest request body; uploads have their own limit"

@@ -22,12 +22,16 @@ class Engine:
     and its neighbours go on.
     """
 
-    def __init__(self, stages: Stages, limits: Limits | None = None) -> None:
+    def __init__(
+        self, stages: Stages, limits: Limits | None = None, *, paints: bool = True
+    ) -> None:
+        """Take the model. paints: False stops at the priors; `abort` frees what is written."""
         plan = stages.plan
         patches = CUDA_DECODE_PATCHES if stages.device.type == "cuda" else 0
         self.scheduler = Scheduler(
             limits
-            or Limits(kv_tokens=plan.kv_tokens, decode_patches=patches, resident=plan.resident)
+            or Limits(kv_tokens=plan.kv_tokens, decode_patches=patches, resident=plan.resident),
+            paints=paints,
         )
         self.runner = Runner(stages, self.scheduler.limits, self.scheduler.measured)
         self._told: list[Event] = []

@@ -73,8 +73,8 @@ class Plan:
 class Scheduler:
     """Hold the state of every picture and plan step by step."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, limits: Limits, *, paints: bool = True) -> None:
+        self.limits, self.paints = limits, paints
         self.waiting: dict[Key, Job] = {}
         self.writing: dict[Key, Job] = {}
         self.written: dict[Key, Job] = {}
@@ -120,7 +120,7 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """Plan one step and move the pictures it admits or starts."""
-        if not self.limits.resident:
+        if not self.limits.resident and self.paints:
             self._change_phase()
         admit = self._admit() if self._may_admit() else ()
         start = self._start() if self._may_paint() and not self.painting else ()
@@ -133,10 +133,12 @@ class Scheduler:
             self._phase = "prior"
 
     def _may_admit(self) -> bool:
-        return self.limits.resident or (self._phase == "prior" and not self.written)
+        if self.limits.resident or not self.paints:
+            return True
+        return self._phase == "prior" and not self.written
 
     def _may_paint(self) -> bool:
-        return self.limits.resident or self._phase == "decode"
+        return self.paints and (self.limits.resident or self._phase == "decode")
 
     def _admit(self) -> tuple[Key, ...]:
         admitted = []

@@ -1,0 +1,210 @@
+"""One claimed job, from its references to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from ..errors import GlmImageError
+from ..files import FilesError
+from ..jobs import Claim, FileRecord, LeaseLost, Prior, StoreUnavailable, Usage
+from ..types import Failed, PictureReady
+from .outcome import (
+    Encoded,
+    build_request,
+    describe_picture,
+    error_body,
+    file_record,
+    finish_picture,
+)
+
+if TYPE_CHECKING:
+    from .link import StoreLink
+
+T = TypeVar("T")
+
+RETRY_PAUSE_S = 0.5
+NUM_STORE_TRIES = 20
+"""How often a file is tried to be stored; the disk may have room again soon."""
+log = logging.getLogger(__name__)
+# checking and encoding take tens of milliseconds, in which the engine goes on
+_finishers = ThreadPoolExecutor(1, "finisher")
+
+
+class JobInHand:
+    """Tend a job with what arrives in `items`, in this order of life:
+
+    a tuple of Prior       written by the engine; saved before anything that follows
+    "release"              the decode stage is another worker's
+    PictureReady           checked and encoded; with the last one the job is finished
+    Failed                 the job fails, or is tried again
+    "cancel", "hand back"  the engine has let go of it, or will
+    """
+
+    def __init__(self, link: StoreLink, claim: Claim) -> None:
+        self.link, self.claim = link, claim
+        self.items: asyncio.Queue[object] = asyncio.Queue()
+        self.task: asyncio.Task[None] | None = None
+        self.leaving = False
+        self._started = time.monotonic()
+        self._pictures: dict[int, Encoded] = {}
+
+    async def tend(self) -> None:
+        """Work until the job has left our hands."""
+        try:
+            if not await self._begin():
+                return
+            while not await self._handle(await self.items.get()):
+                pass
+        except LeaseLost:
+            log.warning("The lease on job %s is lost.", self.claim.job.id)
+            self._drop()
+        except GlmImageError as error:
+            await self._fail(error)
+        except Exception as error:
+            log.exception("job %s failed", self.claim.job.id)
+            self._drop()
+            await self._fail(GlmImageError(f"{type(error).__name__}: {error}"))
+
+    async def _begin(self) -> bool:
+        """Hand the job to the engine; False when it has ended before."""
+        from .link import Begin
+
+        claim, store = self.claim, self.link.store
+        request = await build_request(claim, store, self.link.files)
+        priors = claim.priors
+        if not priors and claim.job.prior_key and self.link.settings.result_cache:
+            priors = await store.find_cached_prior(claim.job.prior_key, self.link.profile.revision)
+            if len(priors) == claim.job.num_images:
+                await self._save(priors, "decode" not in self.link.profile.stages)
+                await store.log(claim.job.id, "The prior of an equal request is used again.")
+                if "decode" not in self.link.profile.stages:
+                    return False
+            else:
+                priors = ()
+        self.link.inbox.put(Begin(claim, request, tuple(priors)))
+        return True
+
+    async def _handle(self, item: object) -> bool:
+        """Deal with one item; True when the job has left our hands."""
+        if isinstance(item, tuple):
+            await self._save(item, "decode" not in self.link.profile.stages)
+            return "decode" not in self.link.profile.stages
+        if isinstance(item, PictureReady):
+            asked = self.claim.job.input or {}
+            loop = asyncio.get_running_loop()
+            self._pictures[item.image_index] = await loop.run_in_executor(
+                _finishers, finish_picture, item, asked, self.link.checker
+            )
+            if len(self._pictures) < self.claim.job.num_images:
+                return False
+            await self._finish()
+        elif isinstance(item, Failed):
+            _log_failure(self.claim.job.id, item.error)
+            await self._fail(item.error)
+        elif item == "cancel":
+            self._drop()
+            await self._leave(lambda: self.link.store.confirm_cancelled(self.claim))
+        elif item == "hand back":
+            await self._leave(lambda: self.link.store.hand_back(self.claim))
+        return True
+
+    async def _save(self, priors: tuple[Prior, ...], release: bool) -> None:
+        revision = self.link.profile.revision
+        self.leaving = self.leaving or release
+        await self._insist(
+            lambda: self.link.store.save_priors(self.claim, priors, revision, release=release)
+        )
+
+    async def _finish(self) -> None:
+        """Store the files, then end the job; when that fails the files go again."""
+        job, settings = self.claim.job, self.link.settings
+        pictures = [self._pictures[index] for index in range(job.num_images)]
+        keep = not (job.input or {}).get("sync_mode", False)
+        records: list[FileRecord] = []
+        try:
+            for picture in pictures if keep else ():
+                record = file_record(self.claim, picture, settings.output_lifetime_s, time.time())
+                records.append(record)
+                await self._put(record.path, picture.content)
+            await self.link.write_logs()
+            result, used = self._result(pictures, records), self._usage()
+            await self._leave(lambda: self.link.store.finish(self.claim, result, records, used))
+        except Exception:
+            if not await self._has_finished():
+                for record in records:
+                    with suppress(FilesError):
+                        await self.link.files.delete(record.path)
+                raise
+
+    async def _has_finished(self) -> bool:
+        """Say whether our own finish was written although its answer was lost on the way."""
+        job = await self._insist(lambda: self.link.store.get(self.claim.job.id))
+        return job is not None and job.state == "done" and job.fence == self.claim.fence
+
+    def _result(self, pictures: list[Encoded], records: list[FileRecord]) -> dict[str, object]:
+        job = self.claim.job
+        found: list[FileRecord | None] = [*records] or [None] * len(pictures)
+        timings = {"inference": time.monotonic() - self._started}
+        for name in ("prior", "denoise", "decode"):
+            timings[name] = sum(picture.timings.get(f"{name}_s", 0.0) for picture in pictures)
+        return {
+            "images": [
+                describe_picture(picture, record)
+                for picture, record in zip(pictures, found, strict=True)
+            ],
+            "seed": job.seed,
+            "prompt": (job.input or {}).get("prompt", ""),
+            "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
+        }
+
+    def _usage(self) -> Usage:
+        duration_s = time.monotonic() - self._started
+        return Usage(self.claim.job.megapixels, self.link.settings.unit_price, duration_s)
+
+    async def _put(self, path: str, content: bytes) -> None:
+        for attempt in range(NUM_STORE_TRIES):
+            try:
+                await self.link.files.put(path, content)
+                return
+            except FilesError as error:
+                if attempt == NUM_STORE_TRIES - 1:
+                    raise
+                log.warning("A picture cannot be stored yet: %s", error)
+                await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _fail(self, error: GlmImageError) -> None:
+        status, body, retryable = error_body(error)
+        with suppress(LeaseLost):
+            await self._leave(
+                lambda: self.link.store.fail(self.claim, status, body, retryable=retryable)
+            )
+
+    async def _leave(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Do the write after which the job is not ours; from now on only it can lose the lease."""
+        self.leaving = True
+        return await self._insist(write)
+
+    async def _insist(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Repeat while the store is away; LeaseLost ends it."""
+        while True:
+            try:
+                return await write()
+            except StoreUnavailable as error:
+                log.warning("%s", error)
+                await asyncio.sleep(RETRY_PAUSE_S)
+
+    def _drop(self) -> None:
+        from .link import Drop
+
+        self.link.inbox.put(Drop(self.claim.job.id))
+
+
+def _log_failure(job_id: str, error: GlmImageError) -> None:
+    notes = "\n".join(getattr(error, "__notes__", ()))
+    log.error("Job %s failed: %s\n%s", job_id, error, notes)

@@ -1,0 +1,145 @@
+"""From painted pictures to what is stored: checked, encoded, and described."""
+
+from __future__ import annotations
+
+import base64
+import io
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from ..errors import GlmImageError, InvalidImage, InvalidRequest, OutOfMemory
+from ..files import FileMissing, FileStore
+from ..files.lifecycle import expiry_and_acl
+from ..files.store import read_all
+from ..jobs import Claim, FileRecord, JobStore
+from ..output import encode_picture
+from ..policy.picture_check import PictureChecker, black_like
+from ..source_images import normalise_source_image
+from ..types import GenerationRequest, PictureReady
+
+CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png"}
+SUFFIXES = {"jpeg": "jpg", "png": "png"}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Hold one picture as it will be stored, or sent. score: of the picture check, 0 without it."""
+
+    content: bytes
+    picture_format: str
+    width: int
+    height: int
+    seed: int
+    flagged: bool
+    score: float
+    timings: Mapping[str, float]
+
+
+async def build_request(claim: Claim, store: JobStore, files: FileStore) -> GenerationRequest:
+    """Turn a job into a request of the engine; raise InvalidRequest when a reference is gone."""
+    job, asked = claim.job, claim.job.input or {}
+    images = []
+    for index, file_id in enumerate(job.reference_file_ids):
+        label = f"reference image {index + 1}"
+        record = await store.get_file(file_id)
+        try:
+            content = b"" if record is None else await read_all(files, record.path)
+        except FileMissing:
+            content = b""
+        if not content:
+            raise InvalidImage(f"The file of {label} does not exist any more.")
+        try:
+            images.append(normalise_source_image(Image.open(io.BytesIO(content)), label))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            raise InvalidImage(f"The file of {label} is not a picture.") from None
+    return GenerationRequest(
+        prompt=asked.get("prompt", ""),
+        width=job.width,
+        height=job.height,
+        num_inference_steps=asked.get("num_inference_steps", 30),
+        guidance_scale=asked.get("guidance_scale", 1.5),
+        seed=job.seed,
+        num_images=job.num_images,
+        source_images=tuple(images),
+    )
+
+
+def finish_picture(
+    event: PictureReady, asked: Mapping[str, Any], checker: PictureChecker
+) -> Encoded:
+    """Check and encode one picture; a flagged one is black from here on."""
+    image, flagged, score = event.image, False, 0.0
+    if asked.get("enable_safety_checker", True):
+        verdict = checker.check(image)
+        flagged, score = verdict.flagged, verdict.score
+    if flagged:
+        image = black_like(image)
+    picture_format = "png" if asked.get("output_format") == "png" else "jpeg"
+    content = encode_picture(image, picture_format)  # type: ignore[arg-type]
+    width, height = image.size
+    return Encoded(
+        content, picture_format, width, height, event.seed, flagged, score, event.timings
+    )
+
+
+def file_record(claim: Claim, picture: Encoded, lifetime_s: float, now: float) -> FileRecord:
+    """Describe the file of a picture. lifetime_s: of files whose request says nothing."""
+    file_id = str(uuid.uuid4())
+    suffix = SUFFIXES[picture.picture_format]
+    expires, acl = expiry_and_acl(claim.job.lifecycle, lifetime_s, now)
+    return FileRecord(
+        id=file_id,
+        path=f"outputs/{file_id[:2]}/{file_id}.{suffix}",
+        content_type=CONTENT_TYPES[picture.picture_format],
+        size=len(picture.content),
+        name=f"{file_id[:8]}.{suffix}",
+        created=now,
+        expires=expires,
+        acl=acl,
+        owner=claim.job.api_key_id,
+        kind="output",
+        job_id=claim.job.id,
+    )
+
+
+def describe_picture(picture: Encoded, record: FileRecord | None) -> dict[str, Any]:
+    """Return a picture's entry of the result; without a file it carries its content."""
+    content_type = CONTENT_TYPES[picture.picture_format]
+    entry: dict[str, Any] = {
+        "width": picture.width,
+        "height": picture.height,
+        "content_type": content_type,
+        "file_size": len(picture.content),
+        "nsfw": picture.flagged,
+    }
+    if record is None:
+        data = base64.b64encode(picture.content).decode("ascii")
+        suffix = SUFFIXES[picture.picture_format]
+        return entry | {
+            "data_uri": f"data:{content_type};base64,{data}",
+            "file_name": f"{uuid.uuid4().hex[:8]}.{suffix}",
+        }
+    return entry | {"file_id": record.id, "file_name": record.name}
+
+
+def error_body(error: GlmImageError) -> tuple[int, dict[str, Any], bool]:
+    """Return (status, body, retryable) of a request that could not be painted."""
+    if isinstance(error, InvalidImage):
+        return 422, _detail("image_load_error", error, ["body", "image_urls"]), False
+    if isinstance(error, InvalidRequest):
+        location = ["body", error.field] if error.field else ["body"]
+        return 422, _detail("value_error", error, location), False
+    if isinstance(error, OutOfMemory):
+        return 500, _detail("internal_server_error", error, ["body"]), True
+    message = "The picture could not be made because of an internal error."
+    hidden = GlmImageError(message)  # the cause is in the server's log, not for the caller
+    return 500, _detail("internal_server_error", hidden, ["body"]), True
+
+
+def _detail(kind: str, error: GlmImageError, location: list[str]) -> dict[str, Any]:
+    text = f"{error.message} {error.hint}".strip()
+    return {"detail": [{"loc": location, "msg": text, "type": kind}]}

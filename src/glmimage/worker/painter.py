@@ -1,0 +1,148 @@
+"""The painting thread's half: the engine, and what its events mean for the jobs in hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..engine.engine import Engine
+from ..jobs import Prior
+from ..types import (
+    DenoiseStep,
+    Event,
+    Failed,
+    GenerationRequest,
+    PictureReady,
+    PriorProgress,
+    PriorReady,
+)
+from .link import Begin
+
+PRIOR_SHARE = 0.3
+"""Of a job's progress; the rest is denoise."""
+PRIOR_LOG_STEP = 0.1
+
+
+class Link(Protocol):
+    """What the painter tells the store's half."""
+
+    def tell(self, job_id: str, message: str, fraction: float) -> None: ...
+
+    def send(self, job_id: str, item: object) -> None: ...
+
+
+@dataclass
+class _Progress:
+    request: GenerationRequest
+    num_tokens: dict[int, tuple[int, int]] = field(default_factory=dict)
+    logged: float = 0.0
+    priors: dict[int, Prior] = field(default_factory=dict)
+    saved: bool = False
+    steps: dict[int, int] = field(default_factory=dict)
+    denoise_started: float | None = None
+
+    @property
+    def num_steps(self) -> int:
+        return self.request.num_images * self.request.num_inference_steps
+
+    @property
+    def fraction(self) -> float:
+        if self.steps or self.saved:
+            return PRIOR_SHARE + (1 - PRIOR_SHARE) * sum(self.steps.values()) / self.num_steps
+        written = sum(done / total for done, total in self.num_tokens.values())
+        return PRIOR_SHARE * written / self.request.num_images
+
+
+class Painter:
+    """Feed the engine and pass on what it makes. paints: whether the decode stage is ours."""
+
+    def __init__(self, engine: Engine, link: Link, *, paints: bool = True) -> None:
+        self.engine, self.link, self.paints = engine, link, paints
+        self.in_hand: dict[str, _Progress] = {}
+
+    def begin(self, message: Begin) -> None:
+        """Take a job on."""
+        job_id = message.claim.job.id
+        progress = self.in_hand[job_id] = _Progress(message.request)
+        progress.saved = bool(message.priors)
+        priors = [
+            PriorReady(job_id, prior.image_index, prior.large_grid, prior.prior_token_ids)
+            for prior in message.priors
+        ]
+        self.engine.add_request(message.request, job_id, priors)
+
+    def drop(self, job_id: str) -> None:
+        """Forget a job."""
+        self.in_hand.pop(job_id, None)
+        self.engine.abort(job_id)
+
+    def step(self) -> None:
+        """Let the engine do one step, and pass its events on."""
+        events = self.engine.step()
+        for event in events:
+            if event.request_id in self.in_hand:
+                self._handle(event)
+        steps: dict[str, list[DenoiseStep]] = {}
+        for event in events:
+            if isinstance(event, DenoiseStep) and event.request_id in self.in_hand:
+                steps.setdefault(event.request_id, []).append(event)
+        for together in steps.values():
+            self._denoise_step(together[0], len(together))
+        for job_id in {event.request_id for event in events} & self.in_hand.keys():
+            if job_id not in self.engine.scheduler:
+                del self.in_hand[job_id]
+
+    def seconds_left(self, job_id: str) -> float:
+        """Estimate how long a job still paints; inf before its first denoise step is done."""
+        progress = self.in_hand[job_id]
+        done = sum(progress.steps.values())
+        if not done or progress.denoise_started is None:
+            return float("inf")
+        pace = (time.monotonic() - progress.denoise_started) / done
+        return pace * (progress.num_steps - done)
+
+    def _handle(self, event: Event) -> None:
+        job_id = event.request_id
+        progress = self.in_hand[job_id]
+        if isinstance(event, PriorProgress):
+            self._prior_progress(event, progress)
+        elif isinstance(event, PriorReady):
+            self._prior_ready(event, progress)
+        elif isinstance(event, DenoiseStep):
+            progress.steps[event.image_index] = event.step
+            progress.denoise_started = progress.denoise_started or time.monotonic()
+        elif isinstance(event, PictureReady | Failed):
+            self.link.send(job_id, event)
+
+    def _prior_progress(self, event: PriorProgress, progress: _Progress) -> None:
+        progress.num_tokens[event.image_index] = (event.num_tokens, event.total_tokens)
+        fraction = progress.fraction / PRIOR_SHARE
+        if fraction >= progress.logged + PRIOR_LOG_STEP:
+            progress.logged = fraction
+            message = f"prior {round(100 * fraction)} %"
+            self.link.tell(event.request_id, message, progress.fraction)
+
+    def _prior_ready(self, event: PriorReady, progress: _Progress) -> None:
+        if progress.saved:
+            return  # it came with the job
+        prior = Prior(event.image_index, event.large_grid, event.prior_token_ids)
+        progress.priors[event.image_index] = prior
+        if len(progress.priors) == progress.request.num_images:
+            progress.saved = True
+            self.link.send(event.request_id, _in_order(progress.priors))
+            if not self.paints:
+                self.drop(event.request_id)
+
+    def _denoise_step(self, event: DenoiseStep, num_together: int) -> None:
+        """Log one line for the pictures that are painted together."""
+        progress = self.in_hand[event.request_id]
+        message = f"step {event.step}/{event.num_inference_steps}"
+        if num_together < progress.request.num_images:
+            message = f"picture {event.image_index + 1}/{progress.request.num_images}: {message}"
+        self.link.tell(event.request_id, message, progress.fraction)
+
+
+def _in_order(priors: Mapping[int, Prior]) -> tuple[Prior, ...]:
+    return tuple(priors[index] for index in sorted(priors))
