@@ -32,14 +32,13 @@ class EventStream(Response):
         events: AsyncIterator[Any],
         headers: Mapping[str, str] | None = None,
         on_hang_up: Callable[[], Awaitable[None]] | None = None,
-        keep_alive_s: float = KEEP_ALIVE_S,
     ) -> None:
         # no buffering: nginx would hold events back
         always = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(None, 200, {**always, **(headers or {})})
         if "content-length" in self.headers:
             del self.headers["content-length"]
-        self._events, self._on_hang_up, self._keep_alive_s = events, on_hang_up, keep_alive_s
+        self._events, self._on_hang_up = events, on_hang_up
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -67,7 +66,7 @@ class EventStream(Response):
             while True:
                 if upcoming is None:
                     upcoming = asyncio.ensure_future(anext(events, None))
-                done, _ = await asyncio.wait({upcoming}, timeout=self._keep_alive_s)
+                done, _ = await asyncio.wait({upcoming}, timeout=KEEP_ALIVE_S)
                 if not done:
                     await write(_KEEP_ALIVE)
                     continue
