@@ -141,7 +141,6 @@ def _headers(record: FileRecord, now: float) -> dict[str, str]:
         "Content-Security-Policy": "default-src 'none'; sandbox",
         "X-Content-Type-Options": "nosniff",
         "Cross-Origin-Resource-Policy": "cross-origin",
-        "Access-Control-Allow-Origin": "*",
         "Accept-Ranges": "bytes",
         # a file never changes under its id
         "ETag": f'"{record.id}"',

@@ -1,0 +1,149 @@
+"""What is over goes away, and nothing else does."""
+
+import os
+import time
+
+import pytest
+
+from glmimage.jobs import FileRecord
+from glmimage.server import sweeper
+
+
+@pytest.fixture
+def swept(serve):
+    """Serve, with a sweeper that works only when the test says so."""
+    server = serve()
+    server.call(server.app.sweeper.stop())
+    server.app.sweeper.removed.clear()
+    return server
+
+
+def store_file(server, name, *, expires=None, recorded=True, age=0.0, folder="uploads/ab"):
+    """Put a file of some age into the store, with or without its record."""
+    path = f"{folder}/{name}"
+    server.call(server.files.put(path, b"content"))
+    then = time.time() - age
+    os.utime(server.files.folder / path, (then, then))
+    if recorded:
+        record = FileRecord(name, path, "image/png", 7, f"{name}.png", then, expires=expires)
+        server.call(server.store.add_file(record))
+    return path
+
+
+def paths(server):
+    async def listed():
+        return {info.path async for info in server.files.list()}
+
+    return server.call(listed())
+
+
+def test_expired_files_go_and_others_stay(swept):
+    now = time.time()
+    for index in range(3):
+        store_file(swept, f"old{index}", expires=now - 1 - index)
+    kept = {store_file(swept, "young", expires=now + 3600), store_file(swept, "forever")}
+    swept.call(swept.app.sweeper.remove_expired())
+    assert paths(swept) == kept
+    assert swept.app.sweeper.removed["expired"] == 3
+    assert swept.call(swept.store.get_file("old0")) is None
+    assert swept.call(swept.store.get_file("young")) is not None
+
+
+def test_a_file_that_is_gone_already_is_no_obstacle(swept):
+    path = store_file(swept, "gone", expires=time.time() - 1)
+    swept.call(swept.files.delete(path))
+    swept.call(swept.app.sweeper.remove_expired())
+    assert swept.call(swept.store.get_file("gone")) is None
+
+
+def test_a_file_that_cannot_be_deleted_keeps_its_record(swept, monkeypatch):
+    from glmimage.files import StorageUnavailable
+
+    store_file(swept, "stuck", expires=time.time() - 1)
+    delete = swept.files.delete
+
+    async def refuse(path):
+        raise StorageUnavailable("not now")
+
+    monkeypatch.setattr(swept.files, "delete", refuse)
+    swept.call(swept.app.sweeper.remove_expired())
+    assert swept.call(swept.store.get_file("stuck")) is not None
+    monkeypatch.setattr(swept.files, "delete", delete)
+    swept.call(swept.app.sweeper.remove_expired())
+    assert swept.call(swept.store.get_file("stuck")) is None
+
+
+def test_orphans_go_when_they_are_old(swept, monkeypatch):
+    monkeypatch.setattr(sweeper, "BATCH", 2)
+    old = sweeper.ORPHAN_AGE_S + 60
+    for index in range(5):
+        store_file(swept, f"orphan{index}", recorded=False, age=old)
+    kept = {
+        store_file(swept, "new-orphan", recorded=False),
+        *(store_file(swept, f"known{index}", age=old) for index in range(3)),
+    }
+    swept.call(swept.app.sweeper.remove_orphans())
+    assert paths(swept) == kept
+    assert swept.app.sweeper.removed["orphans"] == 5
+
+
+def test_parts_go_when_their_upload_never_ended(swept):
+    old, young = sweeper.MULTIPART_LIFETIME_S + 60, sweeper.MULTIPART_LIFETIME_S - 60
+    store_file(swept, "1-aa", recorded=False, age=old, folder="parts/x")
+    kept = store_file(swept, "1-bb", recorded=False, age=young, folder="parts/y")
+    swept.call(swept.app.sweeper.remove_orphans())
+    assert paths(swept) == {kept}
+    assert swept.app.sweeper.removed["parts"] == 1
+
+
+def test_unfinished_writes_go(swept):
+    file = swept.files.folder / "uploads" / ".0123.part"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"half")
+    swept.call(swept.app.sweeper.remove_orphans())
+    assert file.exists()
+    os.utime(file, (0, 0))
+    swept.call(swept.app.sweeper.remove_orphans())
+    assert not file.exists()
+
+
+def test_old_results_go_and_the_request_is_not_found(serve):
+    server = serve(result_lifetime_s=3600.0)
+    server.call(server.app.sweeper.stop())
+    old = server.submit()["request_id"]
+    unstored = server.submit(headers={"x-fal-store-io": "0"})["request_id"]
+    for request_id in (old, unstored):
+        assert server.result(request_id).status_code == 200
+    server.call(server.app.sweeper.remove_expired())
+    assert server.result(old).status_code == 200
+    purged = server.call(server.store.purge_results(time.time() + 1))
+    assert purged == 2
+    gone = server.http.get(f"/queue/fal-ai/glm-image/requests/{old}")
+    assert (gone.status_code, gone.json()) == (404, {"status": "NOT_FOUND"})
+
+
+def test_it_works_by_itself(serve, monkeypatch):
+    """A file disappears from the disk soon after its time is over."""
+    monkeypatch.setattr(sweeper, "EXPIRY_S", 0.05)
+    server = serve()
+    path = store_file(server, "brief", expires=time.time() + 0.1)
+    server.until(lambda: path not in paths(server))
+
+
+def test_a_failing_database_only_puts_it_off(serve, monkeypatch):
+    from glmimage.jobs import StoreUnavailable
+
+    monkeypatch.setattr(sweeper, "EXPIRY_S", 0.02)
+    server = serve()
+    expired_files, failures = server.store.expired_files, []
+
+    async def fail_twice(*arguments):
+        if len(failures) < 2:
+            failures.append(1)
+            raise StoreUnavailable("not now")
+        return await expired_files(*arguments)
+
+    monkeypatch.setattr(server.store, "expired_files", fail_twice)
+    path = store_file(server, "brief", expires=time.time() - 1)
+    server.until(lambda: path not in paths(server))
+    assert len(failures) == 2
