@@ -59,26 +59,46 @@ def grid_positions(base: int, rows: int, columns: int) -> np.ndarray:
     return np.stack([np.full(rows * columns, base), base + y.ravel(), base + x.ravel()])
 
 
-def text_to_image_sequence(prompt: str, grids: list[np.ndarray], kept_rows: np.ndarray | None = None) -> Sequence:
+def text_to_image_sequence(
+    prompt: str, grids: list[np.ndarray], kept_rows: list[np.ndarray] | None = None, picture_grid=None
+) -> Sequence:
     """Lay out prompt, announced grids, start, then the grids' tokens, small grid first.
 
     Args:
         prompt: the text.
         grids: token grids in the order they are written: [small] or [small, large].
-        kept_rows: rows of the first grid to keep (the curriculum's short sequences), all when None.
+        kept_rows: for each grid the rows to keep, bool (the curriculum's short sequences); all when None.
+        picture_grid: (rows, columns) of the large grid where it is announced but not written.
     """
-    rows, columns = grids[-1].shape
-    small_rows, small_columns = grids[0].shape
-    head = [*text_ids(prompt), *grid_ids(rows, columns), *grid_ids(small_rows, small_columns), IMAGE_START]
-    base = len(head)
-    ids, positions = [np.asarray(head)], [np.tile(np.arange(base), (3, 1))]
-    for grid in grids:
-        where = grid_positions(base, *grid.shape)
-        if kept_rows is not None:
-            where = where.reshape(3, *grid.shape)[:, kept_rows].reshape(3, -1)
-            grid = grid[kept_rows]
-        ids.append(grid.ravel())
-        positions.append(where)
-        base += max(grids[0].shape)
-    is_target = np.arange(sum(map(len, ids))) >= len(head)
+    text = [*text_ids(prompt), *grid_ids(*(picture_grid or grids[-1].shape)), *grid_ids(*grids[0].shape), IMAGE_START]
+    return _join([text, *grids], kept_rows)
+
+
+def image_to_image_sequence(prompt: str, sources: list[np.ndarray], target: np.ndarray) -> Sequence:
+    """Lay out the sources' tokens, each between its marks, the prompt, and the large grid alone."""
+    segments: list[list[int] | np.ndarray] = []
+    for source in sources:
+        segments += [[IMAGE_START], source, [IMAGE_END]]
+    return _join([*segments, [*text_ids(prompt), *grid_ids(*target.shape), IMAGE_START], target])
+
+
+def _join(segments: list[list[int] | np.ndarray], kept_rows: list[np.ndarray] | None = None) -> Sequence:
+    """Place text (lists) and grids (arrays) one after the other; the grids behind the last text are the targets."""
+    ids, positions, base, prompt_length = [], [], 0, 0
+    kept = iter(kept_rows or ())
+    for segment in segments:
+        if isinstance(segment, list):
+            ids.append(np.asarray(segment))
+            positions.append(np.tile(np.arange(base, base + len(segment)), (3, 1)))
+            base += len(segment)
+            prompt_length = sum(map(len, ids))
+        else:
+            where, rows = grid_positions(base, *segment.shape), slice(None)
+            if kept_rows is not None:
+                rows = next(kept)
+                where = where.reshape(3, *segment.shape)[:, rows].reshape(3, -1)
+            ids.append(segment[rows].ravel())
+            positions.append(where)
+            base += max(segment.shape)
+    is_target = np.arange(sum(map(len, ids))) >= prompt_length
     return Sequence(np.concatenate(ids), np.concatenate(positions, axis=1), is_target)

@@ -6,17 +6,17 @@ import json
 import numpy as np
 import torch
 from decoder import Decoder, glyph_batch, shift_of
+from designs import load_words, random_content, small_grid, typeset
 from diffusers import AutoencoderKL
 from layout import text_to_image_sequence
 from PIL import Image
 from prior import Prior
-from prompts import load_words, random_design, write_prompt
-from renderer import CHARS, HEADLINE_STYLES, NUM_GLYPH_CLASSES, NUM_TEXT_TOKENS, BackgroundCodebook, draw, prior_tokens
+from prompts import write_prompt
+from renderer import CODEBOOK_SIZE, BackgroundCodebook, draw, prior_tokens
 from scoring import edit_distance, score
 from training import CODEBOOK, RUNS
+from type_tokens import CHARS, GLYPH_CELLS, NUM_TEXT_TOKENS, PARTS, SPELLS, TEXT
 from vae import to_tensor
-
-NUM_VARIANTS = 2 * len(HEADLINE_STYLES) + 1
 
 
 def to_picture(decoded: torch.Tensor) -> np.ndarray:
@@ -37,9 +37,9 @@ def paint(decoder: Decoder, vae: AutoencoderKL, tokens: np.ndarray, prompt: str,
         embeds, mask = decoder.encode_glyphs(*glyph_batch([prompt, ""], random.Random(0), 0.0), 2)
     timesteps = np.linspace(1000, 1, num_steps + 1)[:-1].astype(np.int64)
     u = timesteps / 1000
-    mu = shift_of(height, width)
-    sigmas = [*(mu * u / (mu * u + 1 - u)), 0.0]
     size = torch.tensor([[height, width]] * 2).float()
+    mu = float(shift_of(size)[0])
+    sigmas = [*(mu * u / (mu * u + 1 - u)), 0.0]
     for i, t in enumerate(timesteps):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             both = decoder(
@@ -59,38 +59,42 @@ def paint(decoder: Decoder, vae: AutoencoderKL, tokens: np.ndarray, prompt: str,
 
 
 @torch.no_grad()
-def write_grid(
-    prior: Prior, prompt: str, temperature: float, top_p: float, seed: int, rows: int = 16, columns: int = 16
-) -> np.ndarray:
-    """Write the small grid, int (rows, columns); temperature 0 is greedy."""
+def write_grids(
+    prior: Prior, prompt: str, temperature: float, top_p: float, seed: int, grids: list[tuple[int, int]]
+) -> list[np.ndarray]:
+    """Write grids, small one first, int (rows, columns) each; temperature 0 is greedy."""
     generator = torch.Generator().manual_seed(seed)
-    empty = np.zeros((rows, columns), np.int64)
-    sequence = text_to_image_sequence(prompt, [empty])
+    sequence = text_to_image_sequence(prompt, [np.zeros(grid, np.int64) for grid in grids])
     ids, positions = torch.from_numpy(sequence.ids), torch.from_numpy(sequence.positions)[None]
-    start = len(ids) - rows * columns
-    table = prior.head.merged()[: NUM_TEXT_TOKENS + 900]
+    start = int(sequence.is_target.argmax())
+    embeddings = torch.cat([prior.codes.merged(), prior.text])
+    table = prior.head.merged()[:CODEBOOK_SIZE]
     caches: list = [None] * len(prior.layers)
     x_ids, first = ids[:start], 0
-    for step in range(rows * columns):
-        hidden = _forward_cached(prior, x_ids[None], positions[:, :, first : first + len(x_ids)], caches)
+    for place in range(start, len(ids)):
+        hidden = _forward_cached(prior, embeddings, x_ids[None], positions[:, :, first : first + len(x_ids)], caches)
         logits = hidden[0, -1].float() @ table.T
         token = int(logits.argmax())
         if temperature > 0:
             values, order = (logits / temperature).softmax(0).sort(descending=True)
             values[values.cumsum(0) - values > top_p] = 0
             token = int(order[torch.multinomial(values, 1, generator=generator)])
-        ids[start + step] = token
+        ids[place] = token
         first += len(x_ids)
-        x_ids = ids[start + step : start + step + 1]
-    return ids[start:].view(rows, columns).numpy()
+        x_ids = ids[place : place + 1]
+    written, result = ids[start:].numpy(), []
+    for rows, columns in grids:
+        result.append(written[: rows * columns].reshape(rows, columns))
+        written = written[rows * columns :]
+    return result
 
 
-def _forward_cached(prior, ids, positions, caches):
+def _forward_cached(prior, embeddings, ids, positions, caches):
     import torch.nn.functional as F
     from prior import HEAD_DIM, rotate
 
     cos, sin = prior.rotary(positions)
-    x = F.embedding(ids, torch.cat([prior.codes.merged(), prior.text]))
+    x = F.embedding(ids, embeddings)
     for i, layer in enumerate(prior.layers):
         attention, h = layer.self_attn, layer.input_layernorm(x)
         split = lambda t, n: t.view(1, -1, n, HEAD_DIM).transpose(1, 2)  # noqa: E731
@@ -108,16 +112,22 @@ def _forward_cached(prior, ids, positions, caches):
 
 
 def read_back(tokens: np.ndarray) -> list[str]:
-    """Read the letters of a token grid, one string a row of upper halves or small glyphs, without blanks' widths."""
+    """Read the lines of type that a grid of tokens spells."""
     lines = []
-    for row in tokens:
-        letters = ""
-        for token in row:
-            variant = token % NUM_GLYPH_CLASSES % NUM_VARIANTS
-            upper = token < NUM_TEXT_TOKENS and (variant % 2 == 0 or variant == NUM_VARIANTS - 1)
-            letters += CHARS[token % NUM_GLYPH_CLASSES // NUM_VARIANTS] if upper else " "
-        if letters.strip():
-            lines.append(letters.strip())
+    is_text = tokens < NUM_TEXT_TOKENS
+    known = np.where(is_text, tokens, 0)
+    for row in np.flatnonzero((is_text & SPELLS[known]).any(1)):
+        letters, end, num_rows = "", 0, 1
+        for column in range(tokens.shape[1]):
+            # full stops and hyphens show only in the lower parts
+            for r in range(row, min(row + num_rows, len(tokens))):
+                part = PARTS[TEXT.part[known[r, column]]]
+                if is_text[r, column] and part.column == 0 and part.row == r - row:
+                    num_rows, step = GLYPH_CELLS[part.size]
+                    letters += " " * (letters != "" and column > end) + CHARS[TEXT.char[tokens[r, column]]]
+                    end = column + step
+                    break
+        lines.append(letters)
     return lines
 
 
@@ -129,16 +139,20 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--raw", action="store_true")
+    parser.add_argument("--size", type=int, nargs=2, default=(512, 512), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--small-only", action="store_true", help="write the small grid alone")
     parser.add_argument("--parts", default="draw,vae,decoder,prior")
     args = parser.parse_args()
     from pack import load_run
 
     _, words = load_words()
     codebook = BackgroundCodebook.load(CODEBOOK)
-    parts = args.parts.split(",")
-    designs = [random_design(81_000_000 + i, words) for i in range(args.num)]
-    prompts = [write_prompt(d, 81_000_000 + i) for i, d in enumerate(designs)]
-    texts = [[line.text for line in d.lines if line.style != "small"] for d in designs]
+    parts, grid = args.parts.split(","), (args.size[1] // 32, args.size[0] // 32)
+    seeds = range(81_000_000, 81_000_000 + args.num)
+    contents = [random_content(seed, words) for seed in seeds]
+    designs = [typeset(content, *grid) for content in contents]
+    prompts = [write_prompt(content, seed) for content, seed in zip(contents, seeds, strict=True)]
+    texts = [[line.text for line in d.lines] for d in designs]
     rows: dict[str, list[np.ndarray]] = {"draw": [draw(d) for d in designs]}
     if "vae" in parts or "decoder" in parts:
         vae = AutoencoderKL.from_pretrained(RUNS / "vae").eval().requires_grad_(False)
@@ -154,24 +168,30 @@ def main() -> None:
     result: dict[str, object] = {}
     for name, pictures in rows.items():
         scores = [score(p, t) for p, t in zip(pictures, texts, strict=True)]
-        found = [hit for hits, _ in scores for hit in hits]
-        similar = [value for _, values in scores for value in values]
-        result[name] = {"word_accuracy": round(float(np.mean(found)), 3), "ned": round(float(np.mean(similar)), 3)}
+        result[name] = _mean([hit for hits, _ in scores for hit in hits], [v for _, values in scores for v in values])
     if "prior" in parts:
         prior = load_run("prior", Prior(codebook.centres), "prior", not args.raw)
-        found, similar = [], []
-        for design, prompt in zip(designs, prompts, strict=True):
-            lines = read_back(write_grid(prior, prompt, args.temperature, args.top_p, len(found)))
-            wanted = [line.text for line in design.lines]
-            print(wanted, "->", lines, flush=True)
-            read = {w for line in lines for w in line.split()}
-            for word in " ".join(wanted).split():
-                found.append(word in read)
-                similar.append(max((1 - edit_distance(word, r) / max(len(word), len(r)) for r in read), default=0.0))
-        result["prior"] = {"word_accuracy": round(float(np.mean(found)), 3), "ned": round(float(np.mean(similar)), 3)}
+        small, large = ([], []), ([], [])
+        for number, (content, prompt) in enumerate(zip(contents, prompts, strict=True)):
+            grids = [small_grid(*grid), grid][: 1 if args.small_only else 2]
+            written = write_grids(prior, prompt, args.temperature, args.top_p, number, grids)
+            for (found, similar), design_grid, tokens in zip((small, large), grids, written, strict=False):
+                lines = read_back(tokens)
+                wanted = [line.text for line in typeset(content, *design_grid).lines]
+                print(wanted, "->", lines, flush=True)
+                read = {w for line in lines for w in line.split()}
+                for word in " ".join(wanted).split():
+                    found.append(word in read)
+                    distances = (1 - edit_distance(word, r) / max(len(word), len(r)) for r in read)
+                    similar.append(max(distances, default=0.0))
+        result |= {"prior small grid": _mean(*small)} | ({} if args.small_only else {"prior": _mean(*large)})
     sheet = np.concatenate([np.concatenate(pictures, axis=1) for pictures in rows.values()], axis=0)
     Image.fromarray(sheet).save(RUNS / "links.png")
     print(json.dumps(result))
+
+
+def _mean(found: list[bool], similar: list[float]) -> dict[str, float]:
+    return {"word_accuracy": round(float(np.mean(found)), 3), "ned": round(float(np.mean(similar)), 3)}
 
 
 if __name__ == "__main__":

@@ -1,35 +1,55 @@
 """Train nano's prior: prompt bytes to prior tokens.
 
-Half of the steps are short sequences (prompt, first row, rows that carry new letters), on which copying the quoted
-text and reading the colour word is learnt within minutes; the other half are whole grids, where placing is learnt.
+Most steps are short sequences (prompt, and the rows in which something is decided or spelt), on which copying the
+quoted text, reading the colour word and placing are learnt; the others are whole grids of many sizes.
 Expected on one CPU core: letters right .5 after 15 minutes, .9 after 40, .97 after 120.
 """
 
 import argparse
-import math
 import random
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from layout import FIRST_BYTE, PRIOR_CONFIG, VISION_VOCAB_SIZE, VOCAB_SIZE, Sequence, text_to_image_sequence
-from prompts import load_codebook, load_words, random_design, write_prompt
+from designs import load_codebook, load_words, random_content, random_grid, small_grid, typeset
+from edits import random_edit
+from layout import (
+    FIRST_BYTE,
+    PRIOR_CONFIG,
+    VISION_VOCAB_SIZE,
+    VOCAB_SIZE,
+    Sequence,
+    image_to_image_sequence,
+    text_to_image_sequence,
+)
+from prompts import write_prompt
 from renderer import (
-    CHARS,
     CODEBOOK_SIZE,
-    HEADLINE_STYLES,
-    INKS,
-    NUM_GLYPH_CLASSES,
-    NUM_TEXT_TOKENS,
+    FIRST_BACKGROUND,
+    FIRST_MARKER,
+    MAX_COUNTDOWN,
+    NUM_MARKERS,
+    PALETTE,
     BackgroundCodebook,
+    Design,
+    cell_tokens,
     prior_tokens,
-    text_cells,
 )
 from torch import nn
-from training import CODEBOOK, Average, Muon, Run, split_parameters
+from training import CODEBOOK, Average, Muon, Run, compiled, split_parameters
+from type_tokens import CHARS, INKS, NUM_TEXT_TOKENS, PARTS, SPELLS, STYLES, TEXT
 
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
-SHORT_LENGTH, LONG_LENGTH = 304, 448
+# kind: sequence length, batch size, share of the steps
+KINDS = {
+    "lines": (320, 20, 0.32),  # the rows of the small grid that decide or spell
+    "small": (464, 12, 0.22),  # the whole small grid
+    "rows": (640, 8, 0.21),  # rows of both grids, any size
+    "square": (736, 6, 0.08),  # both grids at 512 x 512
+    "whole": (1472, 3, 0.05),  # both grids, any size
+    "edit": (928, 5, 0.12),  # one or two sources and the picture asked for
+}
 
 
 class Attention(nn.Module):
@@ -92,7 +112,7 @@ class Layer(nn.Module):
 
 
 class CodeTable(nn.Module):
-    """A vector for every vision id, put together from what ids share (character, style, half, ink, colour).
+    """A vector for every vision id, put together from what ids share (character, part, style, ink, distance, colour).
 
     The parts let all variants of a letter learn together; `merged()` is what is saved.
     """
@@ -101,22 +121,25 @@ class CodeTable(nn.Module):
         super().__init__()
         self.rest = nn.Parameter(torch.randn(VISION_VOCAB_SIZE, HIDDEN) * scale * 0.3)
         self.char = nn.Parameter(torch.randn(len(CHARS), HIDDEN) * scale)
-        num_variants = 2 * len(HEADLINE_STYLES) + 1
-        self.variant = nn.Parameter(torch.randn(num_variants, HIDDEN) * scale * 0.5)
+        self.part = nn.Parameter(torch.randn(len(PARTS), HIDDEN) * scale * 0.5)
+        self.style = nn.Parameter(torch.randn(len(STYLES), HIDDEN) * scale * 0.5)
         self.ink = nn.Parameter(torch.randn(len(INKS), HIDDEN) * scale * 0.5)
+        self.marker = nn.Parameter(torch.randn(NUM_MARKERS, HIDDEN) * scale * 0.5)
         self.color = nn.Parameter(torch.randn(centres.shape[1], HIDDEN) * scale * 0.5)
-        glyph = torch.arange(NUM_TEXT_TOKENS) % NUM_GLYPH_CLASSES
-        self.register_buffer("char_of", glyph // num_variants, persistent=False)
-        self.register_buffer("variant_of", glyph % num_variants, persistent=False)
-        self.register_buffer("ink_of", torch.arange(NUM_TEXT_TOKENS) // NUM_GLYPH_CLASSES, persistent=False)
-        self.register_buffer("centres", torch.from_numpy(centres).float() * 2 - 1, persistent=False)
+        for name in ("char", "part", "style", "ink"):
+            self.register_buffer(f"{name}_of", torch.from_numpy(getattr(TEXT, name)), persistent=False)
+        centres_t = torch.from_numpy(centres).float() * 2 - 1
+        self.register_buffer("centres", centres_t, persistent=False)
+        self.register_buffer("palette", centres_t[: len(PALETTE)], persistent=False)
 
     def merged(self):
         """Return the table, float32 (VISION_VOCAB_SIZE, hidden)."""
-        text = self.char[self.char_of] + self.variant[self.variant_of] + self.ink[self.ink_of]
-        background = self.centres @ self.color
-        special = torch.zeros(VISION_VOCAB_SIZE - CODEBOOK_SIZE, HIDDEN)
-        return self.rest + torch.cat([text, background, special])
+        none = self.style.new_zeros(1, HIDDEN)  # index -1: the token does not name it
+        text = self.char[self.char_of] + self.part[self.part_of]
+        text = text + torch.cat([self.style, none])[self.style_of] + torch.cat([self.ink, none])[self.ink_of]
+        markers = ((self.palette @ self.color)[:, None] + self.marker).flatten(0, 1)
+        special = none.expand(VISION_VOCAB_SIZE - CODEBOOK_SIZE, -1)
+        return self.rest + torch.cat([text, markers, self.centres @ self.color, special])
 
 
 class Prior(nn.Module):
@@ -136,6 +159,7 @@ class Prior(nn.Module):
         self.register_buffer("frequencies", rope["rope_theta"] ** -exponent, persistent=False)
         self.apply(self._initialise)
         self._look_back()
+        self.run_layer = Layer.forward
 
     @staticmethod
     def _initialise(module):
@@ -178,15 +202,16 @@ class Prior(nn.Module):
         x = x.bfloat16()
         cos, sin = cos.bfloat16(), sin.bfloat16()
         for layer in self.layers:
-            x = layer(x, cos, sin)
+            x = self.run_layer(layer, x, cos, sin)
         return self.norm(x)
 
 
-def starts_line(previous: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Tell which ids are the first letter after something that is no text."""
-    variant = ids % NUM_GLYPH_CLASSES % (2 * len(HEADLINE_STYLES) + 1)
-    is_upper = (ids < NUM_TEXT_TOKENS) & ((variant % 2 == 0) | (variant == 2 * len(HEADLINE_STYLES)))
-    return is_upper & (previous >= NUM_TEXT_TOKENS)
+def is_decision(previous: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Tell which ids decide where a line begins or goes on: a distance that does not just count down."""
+    number, before = (ids - FIRST_MARKER) % NUM_MARKERS, (previous - FIRST_MARKER) % NUM_MARKERS
+    is_marker = (ids >= FIRST_MARKER) & (ids < FIRST_BACKGROUND) & (number < MAX_COUNTDOWN)
+    was_marker = (previous >= FIRST_MARKER) & (previous < FIRST_BACKGROUND)
+    return is_marker & ~(was_marker & (before == number + 1))
 
 
 class Samples:
@@ -195,9 +220,9 @@ class Samples:
     def __init__(self, codebook: BackgroundCodebook, words: list[str], first_seed: int = 0):
         self.codebook, self.words, self.next_seed = codebook, words, first_seed
 
-    def batch(self, size: int, kind: str) -> tuple[torch.Tensor, ...]:
-        """Return ids (B, S), positions (B, 3, S), targets (B, S), weights (B, S) of kind short, long or both grids."""
-        length = {"short": SHORT_LENGTH, "long": LONG_LENGTH, "both": LONG_LENGTH + 256}[kind]
+    def batch(self, kind: str, size: int | None = None) -> tuple[torch.Tensor, ...]:
+        """Return ids (B, S), positions (B, 3, S), targets (B, S), weights (B, S) of a kind."""
+        length, size = KINDS[kind][0], size or KINDS[kind][1]
         sequences = []
         while len(sequences) < size:
             sequence = self.sequence(self.next_seed, kind)
@@ -210,34 +235,44 @@ class Samples:
         for i, s in enumerate(sequences):
             n = len(s.ids)
             ids[i, :n], positions[i, :, :n], weights[i, :n] = s.ids, s.positions, s.is_target
-            weights[i, s.is_target.argmax()] = 4.0  # the first cell alone decides the colour
-            starts = s.is_target[1:] & starts_line(s.ids[:-1], s.ids[1:])
-            weights[i, 1:n][starts] = 5.0  # one cell in a hundred decides where the text stands
+            weights[i, s.is_target.argmax()] = 4.0  # the first cell alone decides colour and row
+            decides = s.is_target[1:] & is_decision(s.ids[:-1], s.ids[1:])
+            weights[i, 1:n][decides] = 3.0
         ids_t, positions_t = torch.from_numpy(ids), torch.from_numpy(positions)
         return ids_t[:, :-1], positions_t[:, :, :-1], ids_t[:, 1:], torch.from_numpy(weights)[:, 1:]
 
     def sequence(self, seed: int, kind: str) -> Sequence:
-        """Make the sequence of one design."""
-        design = random_design(seed, self.words)
-        tokens = prior_tokens(design, self.codebook)
-        kept = None
-        if kind == "short":
-            has_text = (text_cells(design) >= 0).any(1)
-            kept = np.zeros(len(tokens), bool)
-            kept[[0, 1, 7, 13]] = True  # the first row, and where a single line stands: does it start here?
-            for line in design.lines:
-                kept[line.row] = True
-                if random.Random(seed).random() < 0.2:
-                    kept[line.row + line.num_rows - 1] = has_text[line.row + line.num_rows - 1]
-        grids = [tokens, tokens] if kind == "both" else [tokens]
-        return text_to_image_sequence(write_prompt(design, seed), grids, kept)
+        """Make the sequence of one content, or of one edit."""
+        rng = random.Random(seed)
+        if kind == "edit":
+            edit = random_edit(seed, self.words, (16, 16) if rng.random() < 0.85 else None)
+            sources = [cell_tokens(design, self.codebook) for design in edit.sources]
+            return image_to_image_sequence(edit.prompt, sources, prior_tokens(edit.target, self.codebook))
+        content = random_content(seed, self.words)
+        grid = (16, 16) if kind == "square" or rng.random() < 0.4 else random_grid(rng)
+        designs = [typeset(content, *small_grid(*grid))]
+        if kind in ("rows", "square", "whole"):
+            designs.append(typeset(content, *grid))
+        tokens = [prior_tokens(d, self.codebook) for d in designs]
+        kept = [_rows_that_decide(rng, d) for d in designs] if kind in ("lines", "rows") else None
+        return text_to_image_sequence(write_prompt(content, seed), tokens, kept, grid)
 
 
-def loss_of(prior, layers_forward, batch):
-    """Return the mean cross entropy over the learnt tokens and the number of them."""
+def _rows_that_decide(rng: random.Random, design: Design) -> np.ndarray:
+    kept = np.zeros(design.num_rows, bool)
+    kept[:2] = True
+    for line in design.lines:
+        kept[max(line.row - 1, 0) : line.row + 1] = True
+        if rng.random() < 0.25:
+            kept[line.row : line.row + line.num_rows + 1] = True
+    return kept
+
+
+def loss_of(prior, batch):
+    """Return the weighted cross entropy of the learnt tokens, their logits and their places in the flat batch."""
     ids, positions, targets, weights = batch
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        hidden = layers_forward(ids, positions)
+        hidden = prior(ids, positions)
         where = weights.flatten().nonzero().squeeze(1)
         logits = hidden.flatten(0, 1)[where] @ prior.head.merged().bfloat16().T
     losses = F.cross_entropy(logits.float(), targets.flatten()[where], reduction="none")
@@ -246,48 +281,43 @@ def loss_of(prior, layers_forward, batch):
 
 
 @torch.no_grad()
-def validate(prior, samples: Samples, num_batches: int = 2) -> dict[str, float]:
-    """Measure teacher-forced accuracy where it matters: first cell, first letter, later letters, lower halves, end."""
+def validate(prior, samples: Samples, num_batches: int = 3) -> dict[str, float]:
+    """Measure teacher-forced accuracy where it matters: first cell, places, letters, their other parts, background."""
     counts: dict[str, list[float]] = {}
     samples.next_seed = 80_000_000
-    for _ in range(num_batches):
-        batch = samples.batch(16, "long")
-        loss, logits, where = loss_of(prior, prior, batch)
-        targets, predicted = batch[2].flatten()[where], logits.argmax(-1)
-        previous = batch[0].flatten()[where]
-        right = predicted == targets
-        is_text, after_text = targets < NUM_TEXT_TOKENS, previous < NUM_TEXT_TOKENS
-        variant = targets % NUM_GLYPH_CLASSES % (2 * len(HEADLINE_STYLES) + 1)
-        upper = is_text & ((variant % 2 == 0) | (variant == 2 * len(HEADLINE_STYLES)))
-        columns = torch.zeros_like(batch[2])
-        for row in range(len(columns)):
-            cells = batch[3][row].nonzero().squeeze(1)
-            columns[row, cells] = torch.arange(len(cells))
-        cell = columns.flatten()[where]
-        groups = {
-            "first_cell": cell == 0,
-            "line_start": upper & ~after_text,
-            "letters": upper & after_text,
-            "lower": is_text & ~upper,
-            "line_end": ~is_text & after_text,
-            "background": ~is_text & ~after_text & (cell > 0),
-        }
-        for name, mask in groups.items():
-            entry = counts.setdefault(name, [0.0, 0.0])
-            entry[0] += float(right[mask].sum())
-            entry[1] += float(mask.sum())
-        entry = counts.setdefault("loss", [0.0, 0.0])
-        entry[0] += float(loss)
-        entry[1] += 1
+    spells = torch.from_numpy(SPELLS)
+    for kind in ("small", "rows", "edit"):
+        for _ in range(num_batches):
+            batch = samples.batch(kind)
+            _, logits, where = loss_of(prior, batch)
+            targets, right = batch[2].flatten()[where], logits.argmax(-1) == batch[2].flatten()[where]
+            previous = batch[0].flatten()[where]
+            is_text = targets < NUM_TEXT_TOKENS
+            spelt = is_text & spells[targets.clamp(max=NUM_TEXT_TOKENS - 1)]
+            first = batch[3].flatten()[where] == 4.0
+            place = torch.from_numpy(is_decision(previous.numpy(), targets.numpy())) & ~first
+            groups = {
+                "first": first,
+                "place": place,
+                "letters": spelt,
+                "parts": is_text & ~spelt,
+                "end": ~is_text & (previous < NUM_TEXT_TOKENS) & ~place,
+                "plain": ~is_text & (previous >= NUM_TEXT_TOKENS) & ~first & ~place,
+            }
+            for name, mask in groups.items():
+                entry = counts.setdefault(f"{kind}_{name}", [0.0, 0.0])
+                entry[0] += float(right[mask].sum())
+                entry[1] += float(mask.sum())
     return {name: n / max(total, 1) for name, (n, total) in counts.items()}
 
 
 def main() -> None:
     """Train until the budget is spent."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=120)
+    parser.add_argument("--minutes", type=float, default=360)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--name", default="prior")
+    parser.add_argument("--from", dest="source", type=Path, help="weights to begin with, as warm_start.py writes them")
     parser.add_argument("--eager", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -295,21 +325,21 @@ def main() -> None:
     words, held_out = load_words()
     codebook = load_codebook(CODEBOOK, words)
     prior = Prior(codebook.centres)
-    average = Average(prior, 0.99)
+    if args.source:
+        prior.load_state_dict(torch.load(args.source, weights_only=True))
+    average = Average(prior, 0.995)
     matrices, rest = split_parameters(prior, ("self_attn", "mlp"))
     optimizers = [Muon(matrices, lr=0.012, weight_decay=0.01), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.95))]
     run = Run(args.name, args.minutes, {"prior": prior, "average": average}, optimizers)
-    forward = prior if args.eager else torch.compile(prior, dynamic=False)
+    if not args.eager:  # one layer, reused by all
+        prior.run_layer = compiled(Layer.forward)
     samples = Samples(codebook, words, run.num_samples)
     checks = Samples(codebook, held_out)
     rng = random.Random(run.num_steps)
-    recent = {"short": math.nan, "long": math.nan, "both": math.nan}
-    for progress in run.steps():
-        share_short = 0.75 if progress < 0.15 else 0.5 if progress < 0.9 else 0.25
-        share_both = 0.12 if progress > 0.6 else 0.0
-        kind = rng.choices(["short", "both", "long"], [share_short, share_both, 1 - share_short - share_both])[0]
-        batch = samples.batch({"short": 24, "long": 12, "both": 6}[kind], kind)
-        loss = loss_of(prior, forward, batch)[0]
+    recent: dict[str, float] = {}
+    for _ in run.steps():
+        kind = rng.choices(list(KINDS), [share for _, _, share in KINDS.values()])[0]
+        loss = loss_of(prior, samples.batch(kind))[0]
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -318,7 +348,7 @@ def main() -> None:
             optimizer.step()
         average.update(prior)
         run.num_samples = samples.next_seed
-        recent[kind] = loss.item() if math.isnan(recent[kind]) else 0.9 * recent[kind] + 0.1 * loss.item()
+        recent[kind] = loss.item() if kind not in recent else 0.9 * recent[kind] + 0.1 * loss.item()
         if run.num_steps % 10 == 0:
             run.log(**recent)
         if run.num_steps % 100 == 50:

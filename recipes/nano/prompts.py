@@ -1,292 +1,225 @@
-"""Random designs and the prompts people would write for them, deterministic by seed."""
+"""The prompts people would write for a content, deterministic by seed."""
 
 import random
-from pathlib import Path
 
-from renderer import (
-    CHARS,
-    HEADLINE_STYLES,
-    PALETTE,
-    BackgroundCodebook,
-    Design,
-    Line,
-    Shape,
-    build_codebook,
-    contrasting_ink,
-    shuffled,
-)
+from designs import Content
 
 THINGS = (
     "poster sign banner card label flyer cover slide ticket billboard badge notice placard book_cover shop_sign "
     "street_sign conference_poster movie_poster event_poster business_card greeting_card product_label title_slide "
     "web_banner social_media_post album_cover menu invitation advertisement logo headline_graphic store_front "
     "road_sign packaging_label magazine_cover concert_poster picture graphic wall_sign door_sign postcard "
+    "instagram_story thank_you_card sale_banner coupon price_tag sticker name_tag certificate brochure_cover "
+    "presentation_slide section_slide diagram chart infographic app_screen landing_page mockup t-shirt_print "
+    "coffee_bag wine_label newsletter_header podcast_cover youtube_thumbnail quote_card festival_poster handout "
 ).split()
 ADJECTIVES = (
     "minimalist modern clean simple bold elegant retro vintage bright colorful dark professional playful flat "
-    "beautiful striking stylish friendly large small high-contrast eye-catching festive corporate warm "
+    "beautiful striking stylish friendly high-contrast eye-catching festive corporate warm geometric classic "
+    "hand-made typographic cheerful serious luxurious rustic crisp neat plain swiss-style"
 ).split()
 TOPICS = (
     "a coffee shop;a conference;a summer sale;a school;a museum;a bakery;a music festival;a startup;a garage;a gym;"
     "a birthday party;a book fair;a hotel;a restaurant;a bike store;an airport;a library;a science fair;a charity;"
-    "a farmers market;a film night;an online course;a winter event;a flower shop;the office;the team;the city"
+    "a farmers market;a film night;an online course;a winter event;a flower shop;the office;the team;the city;"
+    "our new product;a wedding;a sports club;a yoga studio;a tech meetup;a theatre;a kids' workshop;a pet shop"
+).split(";")
+DETAILS = (
+    "high quality;lots of empty space;clean layout;sharp letters;flat design;vector style;balanced composition;"
+    "print-ready;professional look;simple shapes;crisp typography;no photo;plain and easy to read;4k;trending design;"
+    "well aligned;generous margins;studio quality;in the style of swiss design;subtle and calm;for social media;"
+    "suitable for printing;very legible;nothing else in the picture;minimal;soft light;paper texture"
 ).split(";")
 LEADS = (
-    "",
-    "",
-    "",
-    "Design ",
-    "Create ",
-    "Make ",
-    "Draw ",
-    "Please make ",
-    "Generate ",
-    "I need ",
-    "I want ",
-    "Show ",
-)
+    ";;;;Design ;Create ;Make ;Draw ;Please make ;Generate ;I need ;I want ;Show ;I would like ;Give me ;"
+    "Can you make ;Please design ;We need ;An image of ;A picture of ;A photo of "
+).split(";")
 SAYS = (
     "that says;with the headline;reading;with the text;with the words;saying;titled;with the title;that reads;"
     "showing the text;with the slogan;with the message;with the heading;labelled;with big letters;with the word;"
-    "with the name;displaying;with a headline that says;bearing the words;containing the text;which says"
+    "with the name;displaying;with a headline that says;bearing the words;containing the text;which says;called;"
+    "announcing;promoting;that spells;featuring the text;featuring;, headline;, title;, text;:; -;with the tagline;"
+    "whose headline is;where it says;and on it"
 ).split(";")
-SUBTITLES = (
+SECOND_SAYS = (
     "with the subtitle;and the subtitle;subtitle;and smaller text;and below it;with small text;and a tagline;"
-    "and a footer;footer;and the caption"
+    "tagline;with a smaller line;and underneath;below that;and under it;subtitle:;second line;and the date;"
+    "with the caption;small text;, followed by;and;then;and a subheading;with the details"
+).split(";")
+THIRD_SAYS = (
+    "and a footer;footer;and at the bottom;with the footer;small print;at the very bottom;footer:;"
+    "and along the bottom edge;and a call to action;bottom line;and finally;with fine print"
 ).split(";")
 STYLE_WORDS = {
-    "sans": "bold sans-serif;sans-serif;sans;clean sans-serif letters;a bold sans-serif font;modern type".split(";"),
-    "serif": "bold serif;serif;serif letters;a serif font;classic serif type;an elegant serif".split(";"),
-    "mono": "monospace;mono;typewriter letters;a monospaced font;code-like type;fixed-width type".split(";"),
+    "sans": "bold sans-serif;sans-serif;sans;clean sans-serif letters;a bold sans-serif font;modern type;bold letters;"
+    "bold type;a heavy sans;Helvetica;a grotesque typeface",
+    "serif": "bold serif;serif;serif letters;a serif font;classic serif type;an elegant serif;bold serif letters;"
+    "serif type;a bold serif font;book type",
+    "mono": "monospace;mono;typewriter letters;a monospaced font;code-like type;fixed-width type;bold monospace;"
+    "a typewriter font;terminal type;bold mono",
+    "sans regular": "regular sans-serif;light sans-serif;a thin sans-serif font;a light sans;regular weight sans;"
+    "thin letters;light letters;regular sans letters",
+    "serif regular": "regular serif;light serif;a thin serif font;a light serif;regular weight serif;"
+    "thin serif letters;an ordinary book serif",
+    "mono regular": "regular monospace;light monospace;thin mono;a light monospaced font;regular weight mono;"
+    "light typewriter letters",
 }
 ROW_WORDS = {
-    "top": "at the top;on top;near the top;in the upper part;top".split(";"),
-    "middle": "in the middle;in the center;centered;in the centre;middle".split(";"),
-    "bottom": "at the bottom;near the bottom;in the lower part;bottom;at the foot".split(";"),
+    "top": "at the top;on top;near the top;in the upper part;top;at the upper edge;in the top third;up high",
+    "middle": "in the middle;in the center;in the centre;middle;halfway down;vertically centered",
+    "bottom": "at the bottom;near the bottom;in the lower part;bottom;at the foot;in the bottom third;low down",
 }
 ALIGN_WORDS = {
-    "left": "aligned left;left-aligned;on the left;flush left".split(";"),
-    "center": "centered;centred;center-aligned".split(";"),
-    "right": "aligned right;right-aligned;on the right;flush right".split(";"),
+    "left": "aligned left;left-aligned;on the left;flush left;left aligned;to the left;on the left side",
+    "center": "centered;centred;center-aligned;centered text;horizontally centered",
+    "right": "aligned right;right-aligned;on the right;flush right;right aligned;to the right;on the right side",
+}
+SIZE_WORDS = {
+    "large": "large letters;huge type;very large text;in giant letters;big type;oversized letters;large type;"
+    "huge letters",
+    "small": "small letters;in small type;small text;modest size;discreet type;small type;little letters",
 }
 COLOR_WORDS = {
-    "gray": ("gray", "grey"),
-    "charcoal": ("charcoal", "dark gray", "dark grey"),
-    "navy": ("navy", "navy blue", "dark blue"),
-    "beige": ("beige", "cream"),
+    "gray": ("gray", "grey", "light gray", "silver"),
+    "charcoal": ("charcoal", "dark gray", "dark grey", "anthracite"),
+    "navy": ("navy", "navy blue", "dark blue", "midnight blue"),
+    "beige": ("beige", "cream", "ivory", "sand-coloured"),
+    "red": ("red", "red", "crimson", "bright red"),
+    "yellow": ("yellow", "yellow", "golden", "gold", "bright yellow"),
+    "green": ("green", "green", "forest green", "dark green"),
+    "cyan": ("cyan", "light blue", "sky blue", "turquoise"),
+    "purple": ("purple", "violet", "dark purple"),
+    "pink": ("pink", "pink", "rose"),
+    "blue": ("blue", "blue", "royal blue", "bright blue"),
+    "black": ("black", "black", "pure black", "dark"),
+    "white": ("white", "white", "plain white"),
+    "orange": ("orange", "orange", "bright orange"),
+    "teal": ("teal", "dark cyan", "teal"),
+    "brown": ("brown", "brown", "chocolate", "wooden brown"),
 }
 SHAPE_WORDS = {
-    "circle": "a {c} circle;a {c} dot;a {c} sun;with a {c} circle".split(";"),
-    "ring": "a {c} ring;a {c} hoop;with a {c} ring".split(";"),
-    "frame": "a {c} frame;a {c} border;with a {c} border;with a {c} frame".split(";"),
-    "stripe": "a {c} stripe;a {c} band;with a {c} stripe".split(";"),
-    "box": "a {c} box;a {c} square;with a {c} box".split(";"),
+    "circle": "a {c} circle;a {c} dot;a {c} sun;with a {c} circle;a round {c} shape;a {c} moon",
+    "ring": "a {c} ring;a {c} hoop;with a {c} ring;a {c} outlined circle",
+    "frame": "a {c} frame;a {c} border;with a {c} border;with a {c} frame;framed in {c};a thick {c} border",
+    "stripe": "a {c} stripe;a {c} band;with a {c} stripe;a horizontal {c} bar;a {c} line across",
+    "box": "a {c} box;a {c} square;with a {c} box;a {c} block",
+    "star": "a {c} star;with a {c} star;a five-pointed {c} star;one {c} star",
+    "arrow": "a {c} arrow;with a {c} arrow;an arrow in {c};a {c} arrow pointing right",
+    "triangle": "a {c} triangle;with a {c} triangle;a {c} pyramid;a {c} mountain",
+    "badge": "a {c} badge;with a {c} badge;a {c} seal;a round {c} badge",
 }
-QUOTES = (("'", "'"),) * 3 + (('"', '"'),) * 2 + (("“", "”"),)
-
-
-def load_words(path: Path = Path("/usr/share/dict/words")) -> tuple[list[str], list[str]]:
-    """Read the dictionary (Debian package wamerican-small) as (training words, held-out words), split by hash."""
-    if not path.exists():
-        raise SystemExit(f"{path} not found: apt-get install wamerican-small")
-    words = sorted({w for w in path.read_text().split() if w.isascii() and w.isalpha() and 2 <= len(w) <= 12})
-    held_out = [w for w in words if _hash(w.lower()) % 20 == 0]
-    return [w for w in words if _hash(w.lower()) % 20], held_out
-
-
-def _hash(word: str) -> int:
-    value = 2166136261
-    for byte in word.encode():
-        value = (value ^ byte) * 16777619 % 2**32
-    return value >> 7
-
-
-def random_word(rng: random.Random, words: list[str]) -> str:
-    """Draw a word in one of the cases people use, a number, a price, or a meaningless string."""
-    kind = rng.random()
-    if kind < 0.70:
-        word = rng.choice(words)
-        case = rng.random()
-        return word.title() if case < 0.4 else word.upper() if case < 0.7 else word
-    if kind < 0.80:
-        return rng.choice(
-            [
-                str(rng.randrange(10 ** rng.randrange(1, 5))),
-                f"{rng.randrange(1990, 2040)}",
-                f"${rng.randrange(1, 999)}",
-                f"{rng.randrange(5, 100)}%",
-                f"{rng.randrange(1, 13)}:{rng.randrange(60):02d}",
-                f"${rng.randrange(1, 99)}.{rng.randrange(100):02d}",
-            ]
-        )
-    if kind < 0.83:
-        return rng.choice(["&", "-", "+", "AI", "vs", "v2.0", "No.1", "24/7", "50/50", "A", "I", "#1", "(new)"])
-    alphabet = rng.choice([CHARS[:26], CHARS[26:52], CHARS[:62], CHARS[:62]])
-    return "".join(rng.choice(alphabet) for _ in range(rng.randrange(2, 9)))
-
-
-def random_line(rng: random.Random, words: list[str], max_chars: int) -> str:
-    """Join random words to a text of at most `max_chars` characters, no word longer than a line of 14."""
-    line = random_word(rng, words)[:14]
-    num_more = rng.choice([0, 0, 1, 1, 2]) if max_chars <= 14 else max_chars // 14 + rng.choice([0, 1, 2])
-    for _ in range(num_more):
-        word = random_word(rng, words)[:14]
-        if len(line) + 1 + len(word) <= max_chars:
-            line += " " + word
-    if rng.random() < 0.12 and len(line) < max_chars and len(line.split()[-1]) < 14:
-        line += rng.choice("!?.!")
-    return line
-
-
-def wrap(text: str, max_chars: int) -> list[str]:
-    """Break a text into lines as full as possible; a word longer than a line is cut."""
-    lines: list[str] = []
-    for word in text.split():
-        word = word[:max_chars]
-        if lines and len(lines[-1]) + 1 + len(word) <= max_chars:
-            lines[-1] += " " + word
-        else:
-            lines.append(word)
-    return lines
-
-
-def random_design(seed: int, words: list[str], num_rows: int = 16, num_columns: int = 16) -> Design:
-    """Draw a design: one to three headline lines, sometimes a small line, a background and at most one shape."""
-    rng = random.Random(seed)
-    style = rng.choice(HEADLINE_STYLES)
-    texts = wrap(random_line(rng, words, rng.choices([1, 2, 3], [0.75, 0.16, 0.09])[0] * 14), num_columns - 2)[:3]
-    small = random_line(rng, words, num_columns - 2) if rng.random() < 0.25 else ""
-    # What a prompt does not say is nearly always the plain choice, so that there is something to be sure of.
-    say_row, say_align = rng.random() < 0.6, rng.random() < 0.3
-    row_name = rng.choice(list(ROW_WORDS)) if say_row or rng.random() < 0.1 else "middle"
-    align = rng.choice(list(ALIGN_WORDS)) if say_align or rng.random() < 0.05 else "center"
-    block = 2 * len(texts) + (2 if small else 0)
-    row = {"top": 1, "middle": (num_rows - block) // 2, "bottom": num_rows - 1 - block}[row_name]
-    lines, first_row = [], row
-    for text in texts:
-        lines.append(Line(text, row, _column(align, len(text), num_columns), style))
-        row += 2
-    if small:
-        lines.append(Line(small, row + 1, _column(align, len(small), num_columns), "small"))
-    color_name = rng.choice(list(PALETTE))
-    top = bottom = PALETTE[color_name]
-    names = {"style": style, "row": row_name, "align": align, "color": color_name, "small": small}
-    names |= {"say_row": "yes" * say_row, "say_align": "yes" * say_align}
-    ink = contrasting_ink(top)
-    if rng.random() < 0.15:
-        similar = [c for c in PALETTE if c != color_name and contrasting_ink(PALETTE[c]) == ink]
-        names["bottom_color"] = rng.choice(similar)
-        bottom = PALETTE[names["bottom_color"]]
-    shapes: tuple[Shape, ...] = ()
-    if rng.random() < 0.3:
-        names["shape_color"] = rng.choice([c for c in PALETTE if c != color_name])
-        shape = random_shape(rng, (first_row, first_row + block), num_rows, num_columns, names["shape_color"])
-        if shape:
-            shapes, names["shape"] = (shape,), shape.kind
-    names["text"] = " ".join(texts)
-    return Design(num_rows, num_columns, top, bottom, ink, tuple(lines), shapes, names)
-
-
-def _column(align: str, length: int, num_columns: int) -> int:
-    return {"left": 1, "center": (num_columns - length) // 2, "right": num_columns - 1 - length}[align]
-
-
-def random_shape(
-    rng: random.Random, text_rows: tuple[int, int], num_rows: int, num_columns: int, color: str
-) -> Shape | None:
-    """Draw a shape in the larger free band above or below the text, or a frame round the picture."""
-    above, below = text_rows[0], num_rows - text_rows[1]
-    start, size = (0, above) if above >= below else (text_rows[1], below)
-    kind = rng.choice(list(SHAPE_WORDS))
-    rgb = PALETTE[color]
-    if kind == "frame":
-        return Shape("frame", num_rows / 2, num_columns / 2, num_rows / 2, num_columns / 2, rgb)
-    if size < 4:
-        return None
-    radius = rng.choice([r / 2 for r in range(2, size - 1)])
-    y = start + size / 2
-    if kind == "stripe":
-        return Shape("stripe", y, num_columns / 2, rng.choice([0.5, 1.0]), num_columns, rgb)
-    x = rng.choice([0.5, 0.5, 0.3, 0.7]) * num_columns
-    thin = 0.5 if kind == "ring" else radius
-    return Shape(kind, y, min(max(x, radius + 0.5), num_columns - radius - 0.5), thin, radius, rgb)
+PANEL_WORDS = (
+    "in a {c} box;on a {c} label;inside a {c} box;on a {c} panel;in a {c} rectangle;set in a {c} box;on a {c} banner"
+).split(";")
+INK_WORDS = (
+    "{c} text;{c} letters;{c} type;text in {c};letters in {c};{c} lettering;the text is {c};{c} headline;in {c};"
+    "{c} font"
+).split(";")
+SOLID_WORDS = (
+    "{c} background;on {c};on a {c} background;background {c};{c} backdrop;plain {c} background;on plain {c};"
+    "solid {c} background;background in {c};{c} paper;over {c};the background is {c}"
+).split(";")
+GRADIENT_WORDS = (
+    "gradient from {c} to {d};{c} to {d} gradient background;a {c} to {d} gradient;background fading from {c} to {d};"
+    "{c} fading into {d}"
+).split(";")
+QUOTES = (("'", "'"),) * 4 + (('"', '"'),) * 3 + (("“", "”"),)
 
 
 def color_word(rng: random.Random, name: str) -> str:
     """Choose one of the words for a palette colour."""
-    return rng.choice(COLOR_WORDS.get(name, (name,)))
+    return rng.choice(COLOR_WORDS[name])
 
 
-def write_prompt(design: Design, seed: int) -> str:
-    """Write a prompt for a design: the headline is always quoted, every other property is named more often than not."""
+def _with_article(phrase: str) -> str:
+    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+
+
+def _pick(rng: random.Random, words: dict[str, str], name: str) -> str:
+    return rng.choice(words[name].split(";"))
+
+
+def write_prompt(content: Content, seed: int) -> str:
+    """Write a prompt for a content: the texts are quoted, of the rest what `content.say` holds is named."""
     rng = random.Random(seed ^ 0x5EED)
-    names = design.names
     opening, closing = rng.choice(QUOTES)
-    if "'" in names["text"] + names["small"]:
+    if any("'" in t for t in content.texts):
         opening, closing = '"', '"'
-    thing = rng.choice(THINGS).replace("_", " ")
-    noun = f"{rng.choice(ADJECTIVES)} {thing}" if rng.random() < 0.4 else thing
-    lead = rng.choice(LEADS)
-    article = "an" if noun[0] in "aeiou" else "a"
-    color = color_word(rng, names["color"])
-    in_noun = "bottom_color" not in names and rng.random() < 0.2
-    if in_noun:
-        noun, article = f"{color} {noun}", "an" if color[0] in "aeiou" else "a"
-    head = f"{lead}{article} {noun}"
+    quote = lambda text: f"{opening}{text}{closing}"  # noqa: E731
+    noun = rng.choice(THINGS).replace("_", " ")
     if rng.random() < 0.35:
+        noun = f"{rng.choice(ADJECTIVES)} {noun}"
+    clauses = _clauses(rng, content)
+    color_in_noun = "color" in content.say and not content.bottom_color and rng.random() < 0.15
+    if "color" in content.say:
+        if color_in_noun:
+            noun = f"{color_word(rng, content.color)} {noun}"
+        else:
+            clauses.append(_background(rng, content))
+    head = noun if rng.random() < 0.2 else _with_article(noun)
+    if rng.random() < 0.3:
         head += f" for {rng.choice(TOPICS)}"
-    clauses = []
-    if not in_noun and rng.random() < 0.85:
-        clauses.append(_background_clause(rng, names, color))
-    if names["say_row"]:
-        clauses.append(rng.choice(ROW_WORDS[names["row"]]))
-    if names["say_align"]:
-        clauses.append(rng.choice(ALIGN_WORDS[names["align"]]))
-    if "shape" in names:
-        shape = rng.choice(SHAPE_WORDS[names["shape"]]).format(c=color_word(rng, names["shape_color"]))
-        clauses.append(shape.replace("a orange", "an orange"))
-    if rng.random() < 0.25:
-        clauses.append(f"{design.ink} text" if rng.random() < 0.6 else f"{design.ink} letters")
-    says = f" {rng.choice(SAYS)} {opening}{names['text']}{closing}"
-    if rng.random() < 0.75:
-        says += f" in {rng.choice(STYLE_WORDS[names['style']])}"
-    if names["small"]:
-        says += f"{rng.choice(['', ','])} {rng.choice(SUBTITLES)} {opening}{names['small']}{closing}"
-    clauses = shuffled(rng, clauses)
-    early = clauses.pop() if clauses and rng.random() < 0.25 else ""
-    prompt = head + (f", {early}," if early else "") + says + "".join(f", {c}" for c in clauses)
-    prompt = prompt[0].upper() + prompt[1:] if rng.random() < 0.8 else prompt
+    if not content.headline:
+        words = [head, *rng.sample(clauses, len(clauses)), *rng.sample(DETAILS, rng.randrange(3))]
+        return _finish(rng, rng.choice(LEADS) + ", ".join(words))
+    style = f" in {_pick(rng, STYLE_WORDS, content.style)}" if "style" in content.say else ""
+    if style and rng.random() < 0.3:
+        clauses.append(style[4:])
+        style = ""
+    if content.panel_color:
+        style += " " + rng.choice(PANEL_WORDS).format(c=color_word(rng, content.panel_color))
+    clauses = rng.sample(clauses, len(clauses))
+    details = rng.sample(DETAILS, rng.choice([0, 0, 0, 1, 1, 2, 4]))
+    if rng.random() < 0.12:  # the text comes first
+        head = (
+            f"{quote(content.headline)}{style}, {head}"
+            if rng.random() < 0.6
+            else (f"{quote(content.headline)}{style} on {head}")
+        )
+        says = ""
+    else:
+        head = rng.choice(LEADS) + head
+        early = rng.random() < 0.25
+        if early and clauses:
+            head += f", {clauses.pop()},"
+        if early and details:
+            head += f" {details.pop()},"
+        says = f" {rng.choice(SAYS)} {quote(content.headline)}{style}".replace(" ,", ",").replace(" :", ":")
+    if rng.random() < 0.3 and clauses:  # where or how, right behind the text
+        says += " " + clauses.pop()
+    for text, phrases in ((content.subtitle, SECOND_SAYS), (content.footer, THIRD_SAYS)):
+        if text:
+            says += f"{rng.choice(['', ',', ','])} {rng.choice(phrases)} {quote(text)}"
+    tail = clauses + details
+    separator = rng.choice([", ", ", ", ", ", ". "])
+    return _finish(rng, head + says + "".join(separator + c for c in tail))
+
+
+def _finish(rng: random.Random, prompt: str) -> str:
+    prompt = prompt.replace(",,", ",").replace("  ", " ").replace(" ,", ",")
+    if rng.random() < 0.8:
+        prompt = prompt[0].upper() + prompt[1:]
     return prompt + (rng.choice([".", ""]) if rng.random() < 0.5 else "")
 
 
-def _background_clause(rng: random.Random, names: dict[str, str], color: str) -> str:
-    if "bottom_color" not in names:
-        return rng.choice(["{} background", "on {}", "on a {} background", "background {}", "in {}"]).format(color)
-    other = color_word(rng, names["bottom_color"])
-    return rng.choice(["gradient from {} to {}", "{} to {} gradient background", "a {} to {} gradient"]).format(
-        color, other
-    )
+def _clauses(rng: random.Random, content: Content) -> list[str]:
+    clauses = []
+    if "row" in content.say:
+        clauses.append(_pick(rng, ROW_WORDS, content.row))
+    if "align" in content.say:
+        clauses.append(_pick(rng, ALIGN_WORDS, content.align))
+    if "size" in content.say and content.headline:
+        clauses.append(_pick(rng, SIZE_WORDS, content.size))
+    if content.shape:
+        shape = _pick(rng, SHAPE_WORDS, content.shape).format(c=color_word(rng, content.shape_color))
+        clauses.append(shape.replace("a orange", "an orange"))
+    if "ink" in content.say and content.headline and not content.panel_color:
+        clauses.append(rng.choice(INK_WORDS).format(c=color_word(rng, content.ink)))
+    return clauses
 
 
-def load_codebook(path: Path, words: list[str]) -> BackgroundCodebook:
-    """Load the background codebook, or make it from random designs and save it."""
-    if not path.exists():
-        build_codebook(lambda seed: random_design(seed, words)).save(path)
-    return BackgroundCodebook.load(path)
-
-
-def text_wall(seed: int, words: list[str], num_rows: int = 16, num_columns: int = 16) -> Design:
-    """Draw a picture full of type on one colour: what the decoder practises glyphs on."""
-    rng = random.Random(seed)
-    any_color = tuple(rng.randrange(256) for _ in range(3))
-    color = PALETTE[rng.choice(list(PALETTE))] if rng.random() < 0.85 else any_color
-    lines, row = [], rng.randrange(2)
-    while row < num_rows - 1:
-        style = rng.choice([*HEADLINE_STYLES, *HEADLINE_STYLES, "small"])
-        text = ""
-        while len(text) < num_columns:
-            text += random_word(rng, words) + " " * rng.choice([1, 1, 1, 2])
-        indent = rng.choice([0, 0, 0, 1, 3])
-        lines.append(Line(text[: num_columns - indent], row, indent, style))
-        row += (1 if style == "small" else 2) + rng.choice([0, 0, 0, 1])
-    return Design(num_rows, num_columns, color, color, contrasting_ink(color), tuple(lines), (), {})
+def _background(rng: random.Random, content: Content) -> str:
+    color = color_word(rng, content.color)
+    if content.bottom_color:
+        return rng.choice(GRADIENT_WORDS).format(c=color, d=color_word(rng, content.bottom_color))
+    return rng.choice(SOLID_WORDS).format(c=color)

@@ -1,30 +1,34 @@
 """Draw the designs that nano learns from: text set on the token grid, over plain or shaped backgrounds.
 
-Every glyph fills whole 32 px cells (a headline glyph is 1 cell wide and 2 high, a small one 1 by 1), so that the
-set of text cells is finite and a token can name each: that is what makes spelling learnable by a small prior.
+Every glyph fills whole 32 px cells (type_tokens.py), so that the set of text cells is finite and a token can name
+each: that is what makes spelling learnable by a small prior. The cells left of a line tell how far away it is
+("plain red, type begins in 5 cells"), and the first cell of a row how far below the next line stands: the decoder
+paints them all as plain, but the prior decides a place once and then counts down.
 A design is drawn from numbers alone; the same design gives its picture and its prior tokens.
 """
 
 import functools
 import json
-import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from type_tokens import GLYPH_CELLS, INKS, NUM_TEXT_TOKENS, text_token
 
 CELL = 32  # px a prior token covers on each side
-CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!?&.,:;-+/%$#@()=*_'"
-HEADLINE_STYLES = ("sans", "serif", "mono")
-INKS = {"white": (255, 255, 255), "black": (17, 17, 17)}
 # Debian packages fonts-liberation and fonts-dejavu-core (OFL 1.1; Bitstream Vera licence): file, size in px.
 FONTS = {
     "sans": ("LiberationSans-Bold.ttf", 52),
     "serif": ("DejaVuSerif-Bold.ttf", 46),
     "mono": ("LiberationMono-Bold.ttf", 54),
-    "small": ("LiberationSans-Bold.ttf", 29),
+    "sans regular": ("LiberationSans-Regular.ttf", 52),
+    "serif regular": ("DejaVuSerif.ttf", 47),
+    "mono regular": ("LiberationMono-Regular.ttf", 54),
 }
+SMALL_FONT = ("LiberationSans-Bold.ttf", 29)
+# Small letters of display type just reach the uppermost of its three rows, so that every letter is spelt there.
+DISPLAY_SIZE, BASELINES = 82, {"small": 24, "headline": 49, "display": 72}
 PALETTE = {
     "red": (200, 32, 40),
     "orange": (240, 130, 30),
@@ -43,29 +47,40 @@ PALETTE = {
     "charcoal": (48, 52, 58),
     "black": (17, 17, 17),
 }
-NUM_GLYPH_CLASSES = len(CHARS) * (2 * len(HEADLINE_STYLES) + 1)
-NUM_TEXT_TOKENS = NUM_GLYPH_CLASSES * len(INKS)
-CODEBOOK_SIZE = 2048
+MAX_COUNTDOWN = 31
+NUM_MARKERS = 2 * MAX_COUNTDOWN  # columns to go 1..31, then rows to go 1..31
+FIRST_MARKER = NUM_TEXT_TOKENS
+FIRST_BACKGROUND = FIRST_MARKER + len(PALETTE) * NUM_MARKERS
+CODEBOOK_SIZE = 8192
 BACKGROUND_FEATURE_SIDE = 4  # a background cell is described by its 4 x 4 mean colours
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of type: `row` and `column` are cells of its upper left corner; style "small" is one cell high."""
+    """One line of type: `row` and `column` are cells of its upper left corner; size small, headline or display."""
 
     text: str
     row: int
     column: int
     style: str
+    size: str = "headline"
+    ink: str = "white"
 
     @property
     def num_rows(self) -> int:
-        return 1 if self.style == "small" else 2
+        return GLYPH_CELLS[self.size][0]
+
+    @property
+    def num_columns(self) -> int:
+        return GLYPH_CELLS[self.size][1] * len(self.text)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A filled form in cell units: kind circle, ring, frame, stripe or box, with centre, half sizes and colour."""
+    """A filled form in cell units with centre, half sizes and colour.
+
+    kind: circle, ring, frame, stripe, box, star, arrow, triangle.
+    """
 
     kind: str
     y: float
@@ -77,16 +92,18 @@ class Shape:
 
 @dataclass(frozen=True)
 class Design:
-    """What a picture shows: grid size in cells, background (top and bottom colour), ink, lines and shapes."""
+    """What a picture shows: grid size in cells, background (top and bottom colour), lines and shapes.
+
+    backdrop: a picture at 8 px a cell, uint8 (8 * rows, 8 * columns, 3), that stands in place of the background.
+    """
 
     num_rows: int
     num_columns: int
     top_color: tuple[int, int, int]
     bottom_color: tuple[int, int, int]
-    ink: str
     lines: tuple[Line, ...] = ()
     shapes: tuple[Shape, ...] = ()
-    names: dict[str, str] = field(default_factory=dict, compare=False)
+    backdrop: np.ndarray | None = None
 
 
 def find_font(file_name: str) -> Path:
@@ -98,53 +115,53 @@ def find_font(file_name: str) -> Path:
 
 
 @functools.cache
-def glyph_mask(char: str, style: str) -> np.ndarray:
-    """Return the coverage of one glyph, uint8 (64, 32), or (32, 32) for the small style; wide glyphs are squeezed."""
-    file_name, size = FONTS[style]
-    font = ImageFont.truetype(str(find_font(file_name)), size)
-    height = CELL if style == "small" else 2 * CELL
-    canvas = Image.new("L", (5 * CELL, height), 0)
-    ImageDraw.Draw(canvas).text((2.5 * CELL, round(height * 0.76)), char, font=font, fill=255, anchor="ms")
+def glyph_mask(char: str, size: str, style: str) -> np.ndarray:
+    """Return the coverage of one glyph, uint8, whole cells of 32 px; wide glyphs are squeezed."""
+    rows, columns = GLYPH_CELLS[size]
+    file_name, font_size = SMALL_FONT if size == "small" else FONTS[style]
+    font = ImageFont.truetype(str(find_font(file_name)), DISPLAY_SIZE if size == "display" else font_size)
+    height, width = rows * CELL, columns * CELL
+    canvas = Image.new("L", (5 * width, height), 0)
+    ImageDraw.Draw(canvas).text((2.5 * width, BASELINES[size]), char, font=font, fill=255, anchor="ms")
     box = canvas.getbbox()
-    cell = Image.new("L", (CELL, height), 0)
+    cell = Image.new("L", (width, height), 0)
     if box is None:
         return np.asarray(cell)
     crop = canvas.crop((box[0], 0, box[2], height))
-    if crop.width > CELL - 2:
-        crop = crop.resize((CELL - 2, height), Image.Resampling.LANCZOS)
-    cell.paste(crop, ((CELL - crop.width) // 2, 0))
+    if crop.width > width - 2:
+        crop = crop.resize((width - 2, height), Image.Resampling.LANCZOS)
+    cell.paste(crop, ((width - crop.width) // 2, 0))
     return np.asarray(cell)
 
 
-def glyph_class(char: str, style: str, half: int) -> int:
-    """Number a text cell: `half` 0 is the upper cell of a headline glyph, 1 the lower; small glyphs have only 0."""
-    variant = 2 * len(HEADLINE_STYLES) if style == "small" else 2 * HEADLINE_STYLES.index(style) + half
-    return CHARS.index(char) * (2 * len(HEADLINE_STYLES) + 1) + variant
-
-
 @functools.cache
-def _half_is_blank(char: str, style: str, half: int) -> bool:
-    return int(glyph_mask(char, style)[half * CELL : (half + 1) * CELL].max()) < 64
+def _visible_parts(char: str, size: str, style: str) -> tuple[tuple[int, int], ...]:
+    mask = glyph_mask(char, size, style)
+    rows, columns = GLYPH_CELLS[size]
+    cells = mask.reshape(rows, CELL, columns, CELL).max(axis=(1, 3))
+    return tuple((r, c) for r in range(rows) for c in range(columns) if cells[r, c] >= 64)
 
 
 def text_cells(design: Design) -> np.ndarray:
     """Return the text token of every cell, int (rows, columns), -1 where the cell shows background only."""
     tokens = np.full((design.num_rows, design.num_columns), -1, dtype=np.int64)
-    ink_offset = list(INKS).index(design.ink) * NUM_GLYPH_CLASSES
     for line in design.lines:
+        step = GLYPH_CELLS[line.size][1]
         for i, char in enumerate(line.text):
             if char == " ":
                 continue
-            for half in range(line.num_rows):
-                if not _half_is_blank(char, line.style, half):
-                    cell = ink_offset + glyph_class(char, line.style, half)
-                    tokens[line.row + half, line.column + i] = cell
+            for r, c in _visible_parts(char, line.size, line.style):
+                token = text_token(char, line.size, r, c, line.style, line.ink)
+                tokens[line.row + r, line.column + step * i + c] = token
     return tokens
 
 
 def draw_background(design: Design, cell_size: int) -> np.ndarray:
     """Draw everything but the text at `cell_size` px a cell, float32 (rows * cell_size, columns * cell_size, 3)."""
     height, width = design.num_rows * cell_size, design.num_columns * cell_size
+    if design.backdrop is not None:
+        backdrop = Image.fromarray(design.backdrop).resize((width, height), Image.Resampling.BICUBIC)
+        return np.array(backdrop, np.float32)
     ramp = np.repeat((np.arange(design.num_rows, dtype=np.float32) + 0.5) / design.num_rows, cell_size)
     top, bottom = np.float32(design.top_color), np.float32(design.bottom_color)
     picture = np.repeat((top + (bottom - top) * ramp[:, None])[:, None, :], width, axis=1)
@@ -164,6 +181,21 @@ def _distance(shape: Shape, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         return np.hypot(dy, dx) - shape.half_width
     if shape.kind == "ring":
         return np.abs(np.hypot(dy, dx) - shape.half_width) - shape.half_height
+    if shape.kind == "star":
+        angle = np.arctan2(x - shape.x, shape.y - y)
+        fold = np.abs((angle + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)
+        # the edge from a point at radius 1 to a notch at radius .42, as a half plane in the folded wedge
+        px, py = np.hypot(dy, dx) * np.cos(fold), np.hypot(dy, dx) * np.sin(fold)
+        nx, ny = 0.42 * np.sin(np.pi / 5), 1 - 0.42 * np.cos(np.pi / 5)
+        return (px * nx + py * ny - shape.half_width * nx) / np.hypot(nx, ny)
+    if shape.kind == "triangle":
+        return np.maximum((2 * dx - (y - shape.y + shape.half_height)) / 5**0.5, y - shape.y - shape.half_height)
+    if shape.kind == "arrow":
+        reach = x - shape.x
+        half_shaft = shape.half_width - shape.half_height / 2
+        shaft = np.maximum(dy - shape.half_height * 0.4, np.abs(reach + shape.half_height / 2) - half_shaft)
+        head = np.maximum((dy + reach - shape.half_width) / 2**0.5, shape.half_width - shape.half_height - reach)
+        return np.minimum(shaft, head)
     box = np.maximum(dy - shape.half_height, dx - shape.half_width)
     if shape.kind == "frame":
         return np.maximum(box, -box - 0.5)
@@ -173,13 +205,13 @@ def _distance(shape: Shape, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 def draw(design: Design) -> np.ndarray:
     """Draw a design at 32 px a cell, uint8 (height, width, 3)."""
     picture = draw_background(design, CELL)
-    ink = np.float32(INKS[design.ink])
     for line in design.lines:
+        ink, step = np.float32(INKS[line.ink]), GLYPH_CELLS[line.size][1]
         for i, char in enumerate(line.text):
             if char != " ":
-                mask = glyph_mask(char, line.style)[..., None] / np.float32(255)
-                y, x = line.row * CELL, (line.column + i) * CELL
-                area = picture[y : y + mask.shape[0], x : x + CELL]
+                mask = glyph_mask(char, line.size, line.style)[..., None] / np.float32(255)
+                y, x = line.row * CELL, (line.column + step * i) * CELL
+                area = picture[y : y + mask.shape[0], x : x + mask.shape[1]]
                 area += (ink - area) * mask
     return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
 
@@ -208,17 +240,59 @@ class BackgroundCodebook:
         path.write_text(json.dumps((self.centres * 255).round(1).tolist()))
 
     def tokens(self, features: np.ndarray) -> np.ndarray:
-        """Name every described cell: int (rows, columns), NUM_TEXT_TOKENS .. CODEBOOK_SIZE - 1."""
-        flat = features.reshape(-1, features.shape[-1])
-        nearest = (flat @ self.centres.T - self._half_norms).argmax(1)
-        return nearest.reshape(features.shape[:-1]) + NUM_TEXT_TOKENS
+        """Name every described cell: int (rows, columns), FIRST_BACKGROUND .. CODEBOOK_SIZE - 1."""
+        flat = np.ascontiguousarray(features.reshape(-1, features.shape[-1]))
+        rows = flat.view(f"V{flat.itemsize * flat.shape[1]}").ravel()  # most cells are alike
+        _, first, same = np.unique(rows, return_index=True, return_inverse=True)
+        nearest = (flat[first] @ self.centres.T - self._half_norms).argmax(1)[same]
+        return nearest.reshape(features.shape[:-1]) + FIRST_BACKGROUND
 
 
-def prior_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
-    """Return the prior tokens of a design, int64 (rows, columns)."""
+def cell_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
+    """Return what every cell shows, int64 (rows, columns): a part of a glyph, or background."""
     background = codebook.tokens(background_features(draw_background(design, 8), 8))
     text = text_cells(design)
     return np.where(text >= 0, text, background)
+
+
+def prior_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
+    """Return the prior tokens of a design, int64 (rows, columns): its cells, and the distances to the type."""
+    return mark_distances(design, cell_tokens(design, codebook))
+
+
+def mark_distances(design: Design, tokens: np.ndarray) -> np.ndarray:
+    """Let plain cells say how many columns, or rows, away the type begins.
+
+    Columns: every plain cell of a line's first row that stands before a letter. Rows: the first plain cell of the
+    rows above a line's first row. Farther than MAX_COUNTDOWN says MAX_COUNTDOWN.
+    """
+    is_text = tokens < NUM_TEXT_TOKENS
+    colors = tokens - FIRST_BACKGROUND  # the palette comes first in the codebook
+    is_plain = ~is_text & (colors < len(PALETTE))
+    marked = tokens.copy()
+    first_rows = sorted(line.row for line in design.lines)
+    for row in range(design.num_rows):
+        ahead = [r for r in first_rows if r >= row]
+        if not ahead:
+            break
+        if ahead[0] == row:
+            columns = np.flatnonzero(is_text[row])
+            for column in np.flatnonzero(is_plain[row]):
+                after = columns[columns > column]
+                if len(after):
+                    distance = min(int(after[0] - column), MAX_COUNTDOWN)
+                    marked[row, column] = marker(int(colors[row, column]), distance - 1)
+        else:
+            column = int(not is_plain[row, 0])
+            if is_plain[row, column]:
+                distance = min(ahead[0] - row, MAX_COUNTDOWN)
+                marked[row, column] = marker(int(colors[row, column]), MAX_COUNTDOWN + distance - 1)
+    return marked
+
+
+def marker(color: int, number: int) -> int:
+    """Return the token of a plain cell of palette colour `color` that carries marker `number`."""
+    return FIRST_MARKER + color * NUM_MARKERS + number
 
 
 def build_codebook(random_designs, num_designs: int = 3000) -> BackgroundCodebook:
@@ -242,17 +316,6 @@ def build_codebook(random_designs, num_designs: int = 3000) -> BackgroundCodeboo
     halves = np.where(rng.random((3000, 1)) < 0.5, np.arange(16) < 8, np.arange(16) % 4 < 2)[..., None]
     halves = np.where(halves, rng.random((3000, 1, 3)), rng.random((3000, 1, 3))).reshape(3000, 48)
     data = np.concatenate([np.concatenate(features) / 255, solids, halves]).astype(np.float32)
-    num_centres = CODEBOOK_SIZE - NUM_TEXT_TOKENS - len(PALETTE)
+    num_centres = CODEBOOK_SIZE - FIRST_BACKGROUND - len(PALETTE)
     kmeans = MiniBatchKMeans(num_centres, batch_size=4096, n_init=1, random_state=0).fit(data)
     return BackgroundCodebook(np.concatenate([solid, kmeans.cluster_centers_]))
-
-
-def contrasting_ink(color: tuple[int, int, int]) -> str:
-    """Choose the ink that reads best on a background colour."""
-    luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
-    return "black" if luminance > 140 else "white"
-
-
-def shuffled(rng: random.Random, items: list) -> list:
-    """Return a shuffled copy."""
-    return rng.sample(items, len(items))

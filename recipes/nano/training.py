@@ -1,5 +1,7 @@
 """What every training stage shares: a time budget that survives interruption, Muon, averaged weights, a log."""
 
+import contextlib
+import ctypes
 import json
 import math
 import os
@@ -13,6 +15,24 @@ from torch import nn
 
 RUNS = Path(__file__).parent / "runs"
 CODEBOOK = RUNS / "background_codebook.json"
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what it frees: training frees and asks for the same large blocks at every step.
+
+    Handed back to the system, each comes again page by page: eight times as many page faults, a third of the time.
+    """
+    mmap_threshold, trim_threshold = -3, -1
+    with contextlib.suppress(OSError, AttributeError):  # no glibc, no such knob
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_threshold, 2**31 - 1)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def compiled(function):
+    """Compile a block for each shape it meets; the default keeps eight shapes and runs the others uncompiled."""
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(function, dynamic=False)
 
 
 class Muon(torch.optim.Optimizer):
@@ -62,6 +82,7 @@ class Run:
         self.elapsed_s, self.num_steps, self.num_samples = 0.0, 0, 0
         self._stop = False
         RUNS.mkdir(exist_ok=True)
+        keep_freed_memory()
         if self.path.exists():
             self._resume()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -6,9 +6,9 @@ import random
 import numpy as np
 import torch
 import torch.nn.functional as F
+from designs import load_words, random_content, random_grid, text_wall, typeset
 from diffusers import AutoencoderKL
-from prompts import load_words, random_design, text_wall
-from renderer import PALETTE, Design, Line, Shape, background_features, contrasting_ink, draw  # noqa: F401
+from renderer import CELL, PALETTE, Design, Shape, draw, draw_background
 from torch import nn
 from training import RUNS, Run
 
@@ -87,20 +87,25 @@ def _pass_through(conv: nn.Conv2d, is_down: bool, is_up: bool) -> None:
             weight[channel, channel, centre, centre] = 1.0
 
 
+def random_design(seed: int, words: list[str]) -> Design:
+    """Draw a design of a random size."""
+    return typeset(random_content(seed, words), *random_grid(random.Random(seed)))
+
+
 def random_crop(rng: random.Random, words: list[str], size: int) -> np.ndarray:
     """Draw a crop, uint8 (size, size, 3): half type, a quarter shapes, a quarter colours and textures."""
     cells = size // 32 + 1
     kind = rng.random()
     if kind < 0.5:
-        picture = draw(text_wall(rng.getrandbits(40), words, cells, cells))
+        picture = draw(text_wall(rng.getrandbits(40), words, cells + 1, cells + 1))
         if rng.random() < 0.3:
             picture = picture[:, ::-1]
     elif kind < 0.62:
         picture = draw(random_design(rng.getrandbits(40), words))
     elif kind < 0.85:
-        picture = _shapes(rng, cells)
+        picture = random_shapes(rng, cells)
     else:
-        picture = _texture(rng, cells * 32)
+        picture = random_texture(rng, cells * 32)
     step = 8 if rng.random() < 0.7 else 1
     y = rng.randrange(0, picture.shape[0] - size + 1, step)
     x = rng.randrange(0, picture.shape[1] - size + 1, step)
@@ -114,18 +119,21 @@ def _color(rng: random.Random) -> tuple[int, int, int]:
     return (rng.randrange(256), rng.randrange(256), rng.randrange(256))
 
 
-def _shapes(rng: random.Random, cells: int) -> np.ndarray:
+def random_shapes(rng: random.Random, cells: int, cell_size: int = CELL) -> np.ndarray:
+    """Draw overlapping shapes in any colours, uint8 (cell_size * cells, cell_size * cells, 3)."""
     shapes = []
     for _ in range(rng.randrange(1, 5)):
-        kind = rng.choice(["circle", "ring", "box", "box", "stripe", "frame"])
+        kind = rng.choice(["circle", "ring", "box", "box", "stripe", "frame", "star", "arrow", "triangle"])
         y, x = rng.uniform(0, cells), rng.uniform(0, cells)
         shapes.append(Shape(kind, y, x, rng.uniform(0.2, cells / 2), rng.uniform(0.3, cells / 2), _color(rng)))
     top = _color(rng)
     bottom = _color(rng) if rng.random() < 0.3 else top
-    return draw(Design(cells, cells, top, bottom, "white", (), tuple(shapes), {}))
+    picture = draw_background(Design(cells, cells, top, bottom, (), tuple(shapes)), cell_size)
+    return picture.round().astype(np.uint8)
 
 
-def _texture(rng: random.Random, size: int) -> np.ndarray:
+def random_texture(rng: random.Random, size: int) -> np.ndarray:
+    """Draw noise of several octaves, uint8 (size, size, 3)."""
     noise = np.random.default_rng(rng.getrandbits(32))
     picture = np.zeros((3, size, size), np.float32)
     for octave in range(rng.randrange(1, 6)):
@@ -180,7 +188,8 @@ def main() -> None:
     vae = build()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
     run = Run("vae", args.minutes, {"vae": vae}, [optimizer])
-    check = to_tensor([draw(random_design(80_000_000 + i, held_out)) for i in range(4)])
+    contents = [random_content(80_000_000 + i, held_out) for i in range(4)]
+    check = to_tensor([draw(typeset(content, 16, 16)) for content in contents])
     check = torch.cat([check, to_tensor([draw(text_wall(80_000_000 + i, held_out)) for i in range(2)])])
     rng = random.Random(run.num_steps)
     for _ in run.steps(warmup=30):

@@ -1,0 +1,272 @@
+"""Pairs for image to image: one or two pictures, an instruction, and the picture it asks for."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from designs import (
+    ALIGNMENTS,
+    ROW_NAMES,
+    SHAPE_KINDS,
+    Content,
+    contrast,
+    contrasting_ink,
+    luminance,
+    random_content,
+    random_grid,
+    random_text,
+    typeset,
+)
+from prompts import (
+    ALIGN_WORDS,
+    GRADIENT_WORDS,
+    QUOTES,
+    ROW_WORDS,
+    SHAPE_WORDS,
+    SIZE_WORDS,
+    STYLE_WORDS,
+    color_word,
+)
+from renderer import PALETTE, Design, Line
+from type_tokens import INKS, STYLES
+
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Sources and target as designs, and the instruction between them."""
+
+    sources: tuple[Design, ...]
+    target: Design
+    prompt: str
+
+
+def random_edit(seed: int, words: list[str], grid: Grid | None = None) -> Edit:
+    """Draw an edit; sources and target have the same grid unless two sources are mixed."""
+    rng = random.Random(seed ^ 0xED17)
+    grid = grid or ((16, 16) if rng.random() < 0.6 else random_grid(rng))
+    if rng.random() < 0.15:
+        return _edit_picture(rng, words, grid)
+    content = random_content(seed, words)
+    while not content.headline:
+        seed += 1_000_003
+        content = random_content(seed, words)
+    if rng.random() < 0.1:
+        return _mix(rng, content, random_content(seed + 500_009, words), grid)
+    change = rng.choices(list(CHANGES), list(CHANGES.values()))[0]
+    target, instruction = change(rng, content, words)
+    if rng.random() < 0.15:
+        second, more = rng.choice([_recolor, _move, _reshape])(rng, target, words)
+        target, instruction = second, f"{instruction} and {more[0].lower()}{more[1:]}"
+    return Edit((typeset(content, *grid),), typeset(target, *grid), _polish(rng, instruction))
+
+
+def _polish(rng: random.Random, instruction: str) -> str:
+    keep = "keep everything else;leave the rest as it is;keep the rest;nothing else changes;keep the layout"
+    if rng.random() < 0.25:
+        instruction += f", {rng.choice(keep.split(';'))}"
+    if rng.random() < 0.15:
+        instruction = f"please {instruction[0].lower()}{instruction[1:]}"
+    if rng.random() < 0.7:
+        instruction = instruction[0].upper() + instruction[1:]
+    return instruction + (rng.choice([".", ""]) if rng.random() < 0.5 else "")
+
+
+def _phrase(rng: random.Random, phrases: str, **values: str) -> str:
+    return rng.choice(phrases.split(";")).format(**values)
+
+
+def _quoted(rng: random.Random, *texts: str) -> list[str]:
+    opening, closing = ('"', '"') if any("'" in t for t in texts) else rng.choice(QUOTES)
+    return [f"{opening}{text}{closing}" for text in texts]
+
+
+def _on(color: str, ink: str) -> str:
+    """Keep an ink where it can be read on a colour."""
+    return ink if contrast(INKS[ink], PALETTE[color]) > 60 else contrasting_ink(color)
+
+
+def _recolor(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
+    color = rng.choice([c for c in PALETTE if c != content.color])
+    second_ink = _on(color, content.second_ink)
+    ink = content.ink if content.panel_color else _on(color, content.ink)
+    changed = replace(content, color=color, bottom_color="", ink=ink, second_ink=second_ink)
+    if rng.random() < 0.12:
+        others = [c for c in PALETTE if c != color and contrast(PALETTE[c], INKS[ink]) > 75]
+        if others and not content.panel_color:
+            changed = replace(changed, bottom_color=rng.choice(others))
+            gradient = _phrase(
+                rng, ";".join(GRADIENT_WORDS), c=color_word(rng, color), d=color_word(rng, changed.bottom_color)
+            )
+            return changed, _phrase(rng, "make the background {g};change the background to {g};use {g}", g=gradient)
+    phrases = (
+        "change the background to {c};make the background {c};{c} background instead;set it on {c};put it on {c};"
+        "turn the background {c};recolour the background to {c};use a {c} background;a {c} version of this;"
+        "change the background colour to {c};I want the background in {c};make it {c}"
+    )
+    return changed, _phrase(rng, phrases, c=color_word(rng, color))
+
+
+def _reink(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
+    under = content.panel_color or content.color
+    inks = [i for i in INKS if i != content.ink and contrast(INKS[i], PALETTE[under]) > 60]
+    ink = rng.choice(inks or [contrasting_ink(under)])
+    second = content.second_ink if content.panel_color else ink
+    phrases = (
+        "make the text {c};change the text colour to {c};{c} letters instead;write it in {c};turn the letters {c};"
+        "recolour the text in {c};the text should be {c};use {c} for the text;change the lettering to {c};"
+        "{c} text please;change the font color to {c}"
+    )
+    return replace(content, ink=ink, second_ink=second), _phrase(rng, phrases, c=color_word(rng, ink))
+
+
+def _replace_text(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
+    which = rng.choice([f for f in ("headline", "headline", "subtitle", "footer") if getattr(content, f)])
+    old = getattr(content, which)
+    new = random_text(rng, words, max(14, len(old)), max(1, len(old.split())))
+    a, b = _quoted(rng, old, new)
+    name = {"headline": "headline", "subtitle": "subtitle", "footer": "footer"}[which]
+    phrases = (
+        "replace {a} with {b};change {a} to {b};change the text {a} to {b};it should say {b} instead of {a};"
+        "write {b} instead of {a};swap {a} for {b};change the {n} to {b};the {n} should say {b};"
+        "make the {n} say {b};replace the {n} with {b};edit the {n}: {b};rewrite {a} as {b}"
+    )
+    if not (content.subtitle or content.footer):
+        phrases += ";make it say {b};change the text to {b};now it reads {b};replace the text with {b}"
+    return replace(content, **{which: new}), _phrase(rng, phrases, a=a, b=b, n=name)
+
+
+def _move(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
+    verb = _phrase(rng, "move the text {{w}};put the text {{w}};place it {{w}};text {{w}};shift the words {{w}}")
+    if rng.random() < 0.6:
+        row = rng.choice([r for r in ROW_NAMES if r != content.row])
+        return replace(content, row=row), verb.format(w=rng.choice(ROW_WORDS[row].split(";")))
+    align = rng.choice([a for a in ALIGNMENTS if a != content.align])
+    return replace(content, align=align), verb.format(w=rng.choice(ALIGN_WORDS[align].split(";")))
+
+
+def _resize(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
+    size = "large" if content.size != "large" else "small"
+    phrases = "use {w};set it in {w};make it {w};change to {w}"
+    if rng.random() < 0.5:
+        phrases = {
+            "large": "make the text bigger;enlarge the text;make the letters larger;bigger letters;a bigger font",
+            "small": "make the text smaller;shrink the text;make the letters smaller;smaller letters;a smaller font",
+        }[size]
+    return replace(content, size=size), _phrase(rng, phrases, w=rng.choice(SIZE_WORDS[size].split(";")))
+
+
+def _reshape(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
+    if content.shape and rng.random() < 0.5:
+        phrases = "remove the {s};take the {s} away;no {s};without the {s};delete the {s}"
+        return replace(content, shape=""), _phrase(rng, phrases, s=content.shape)
+    shape = rng.choice([*SHAPE_KINDS, "frame", "frame"])
+    colors = [c for c in PALETTE if contrast(PALETTE[c], PALETTE[content.color]) > 25]
+    color = rng.choice(colors)
+    changed = replace(content, shape=shape, shape_color=color, shape_place=0.5, shape_size=0.75, panel_color="")
+    if content.panel_color:
+        changed = replace(changed, ink=content.second_ink)
+    words_of = [w.removeprefix("with ") for w in SHAPE_WORDS[shape].split(";") if "framed" not in w]
+    what = rng.choice(words_of).format(c=color_word(rng, color)).replace("a orange", "an orange")
+    return changed, _phrase(rng, "add {w};put {w} in;also show {w};with {w};add {w} to it;draw {w}", w=what)
+
+
+def _restyle(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
+    style = rng.choice([s for s in STYLES if s != content.style])
+    phrases = (
+        "set it in {w};change the font to {w};use {w};make it {w};set the text in {w};switch to {w};"
+        "change the typeface to {w};the text in {w}"
+    )
+    return replace(content, style=style), _phrase(rng, phrases, w=rng.choice(STYLE_WORDS[style].split(";")))
+
+
+def _nearest(color: tuple[int, ...], names: dict[str, tuple[int, int, int]]) -> str:
+    return min(names, key=lambda name: sum((a - b) ** 2 for a, b in zip(color, names[name], strict=True)))
+
+
+def _treat(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
+    """Invert, tone in sepia, or turn into a blueprint, in the colours that the palette has."""
+    invert = lambda color: tuple(255 - v for v in color)  # noqa: E731
+    kind = rng.choice(["invert", "sepia", "blueprint", "grey"])
+    if kind == "invert":
+        color = _nearest(invert(PALETTE[content.color]), PALETTE)
+        shape_color = _nearest(invert(PALETTE[content.shape_color]), PALETTE) if content.shape_color else ""
+        ink = _nearest(invert(INKS[content.ink]), INKS)
+        phrases = "invert the colours;invert the colors;negative;swap light and dark;colour-inverted;as a negative"
+    elif kind == "sepia":
+        is_light = luminance(PALETTE[content.color]) > 120
+        color, ink = ("beige", "black") if is_light else ("brown", "white")
+        shape_color = "brown" if is_light else "beige"
+        phrases = "make it sepia;sepia tone;apply a sepia style;old sepia photograph;in sepia"
+    elif kind == "blueprint":
+        color, ink, shape_color = "blue", "white", "white"
+        phrases = "turn it into a blueprint;blueprint style;as a blueprint;apply a blueprint style;like a blueprint"
+    else:
+        is_light = luminance(PALETTE[content.color]) > 120
+        color, ink = ("white", "black") if is_light else ("charcoal", "white")
+        shape_color = "gray"
+        phrases = "black and white;make it black and white;remove the colour;in greyscale;desaturate it"
+    changed = replace(
+        content, color=color, bottom_color="", panel_color="", ink=_on(color, ink), second_ink=_on(color, ink)
+    )
+    if content.shape:
+        changed = replace(changed, shape_color=shape_color)
+    return changed, _phrase(rng, phrases)
+
+
+CHANGES: dict[Callable, float] = {
+    _recolor: 4,
+    _reink: 3,
+    _replace_text: 5,
+    _move: 2,
+    _resize: 1,
+    _reshape: 2,
+    _restyle: 1.5,
+    _treat: 1.5,
+}
+
+
+def _mix(rng: random.Random, first: Content, second: Content, grid: Grid) -> Edit:
+    """Take the layout of the first and the palette of the second reference."""
+    ink = second.ink if second.headline and not second.panel_color else contrasting_ink(second.color)
+    target = replace(
+        first, color=second.color, bottom_color=second.bottom_color, panel_color="", ink=ink, second_ink=ink
+    )
+    phrases = (
+        "use the layout of the first and the colours of the second;the first picture in the colours of the second;"
+        "layout of image 1, palette of image 2;recolour the first with the palette of the second;"
+        "apply the colors of the second image to the first;first image, but with the second image's colours"
+    )
+    sources = (typeset(first, *grid), typeset(second, 16, 16))
+    return Edit(sources, typeset(target, *grid), _polish(rng, _phrase(rng, phrases)))
+
+
+def _edit_picture(rng: random.Random, words: list[str], grid: Grid) -> Edit:
+    """Keep a picture that is no design, or write over it."""
+    from vae import random_shapes, random_texture
+
+    rows, columns = grid
+    side = max(grid)
+    backdrop = random_texture(rng, side * 8) if rng.random() < 0.5 else random_shapes(rng, side, 8)
+    backdrop = np.ascontiguousarray(backdrop[: rows * 8, : columns * 8])
+    plain = Design(rows, columns, (0, 0, 0), (0, 0, 0), backdrop=backdrop)
+    if rng.random() < 0.5:
+        phrases = (
+            "keep it as it is;the same picture;improve the quality;make it sharper;same again;enhance this picture;"
+            "a clean version of this;cinematic light;make it look professional;reproduce this image"
+        )
+        return Edit((plain,), plain, _polish(rng, _phrase(rng, phrases)))
+    text = random_text(rng, words, columns - 2, rng.choice([1, 1, 2]))
+    row_name = rng.choice(ROW_NAMES)
+    row = {"top": 1, "middle": rows // 2 - 1, "bottom": rows - 3}[row_name]
+    band = backdrop[row * 8 : (row + 2) * 8].reshape(-1, 3).mean(0)
+    ink = "black" if luminance(tuple(band)) > 140 else "white"
+    line = Line(text, row, (columns - len(text)) // 2, rng.choice(STYLES), "headline", ink)
+    where = rng.choice(ROW_WORDS[row_name].split(";"))
+    (quoted,) = _quoted(rng, text)
+    style = rng.choice(STYLE_WORDS[line.style].split(";"))
+    phrases = "add the text {q} {w} in {s};write {q} {w} in {s};put {q} on it {w}, {s};title it {q} {w} in {s}"
+    instruction = _phrase(rng, phrases, q=quoted, w=where, s=style)
+    return Edit((plain,), replace(plain, lines=(line,)), _polish(rng, instruction))

@@ -1,0 +1,125 @@
+"""Pictures as latents and prior tokens on disk: what the decoder is trained on."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from designs import random_content, random_grid, text_wall, typeset
+from diffusers import AutoencoderKL
+from edits import random_edit
+from prompts import write_prompt
+from renderer import BackgroundCodebook, Design, cell_tokens, draw, prior_tokens
+from vae import to_tensor
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Where a training crop comes from: kind of picture, its cells on a side, crop side, batch size, share of steps."""
+
+    kind: str
+    store_cells: int
+    cells: int
+    batch: int
+    share: float
+
+
+# 2048 image tokens a step, twice that for the largest
+MIX = (
+    Crop("wall", 16, 4, 32, 0.56),
+    Crop("wall", 16, 8, 8, 0.08),
+    Crop("design", 16, 8, 8, 0.12),
+    Crop("design", 16, 16, 2, 0.10),
+    Crop("design", 32, 32, 1, 0.04),
+    Crop("edit", 16, 8, 8, 0.04),
+    Crop("edit", 16, 16, 2, 0.03),
+)
+CAPACITY = {("wall", 16): 3000, ("design", 16): 2000, ("design", 32): 200, ("edit", 16): 800}
+
+
+class LatentStore:
+    """Encoded pictures on disk: it grows while training goes on, up to a capacity, then the oldest are replaced.
+
+    Pictures are walls of type, windows of designs of any size that has the window's cells, or edits (target, source).
+    """
+
+    def __init__(
+        self, kind: str, cells: int, vae: AutoencoderKL, codebook: BackgroundCodebook, words: list[str], folder: Path
+    ):
+        self.kind, self.cells, self.vae, self.codebook, self.words = kind, cells, vae, codebook, words
+        self.capacity, num = CAPACITY[kind, cells], 2 if kind == "edit" else 1
+        stem = f"{kind}_{cells}"
+        self.count_path = folder / f"latents_{stem}.count"
+        path = folder / f"latents_{stem}.f16"
+        mode = "r+" if path.exists() and self.count_path.exists() else "w+"
+        shape, side = (self.capacity, num), 4 * cells
+        self.latents = np.memmap(path, np.float16, mode, shape=(*shape, 16, side, side))
+        self.tokens = np.memmap(folder / f"tokens_{stem}.i16", np.int16, mode, shape=(*shape, cells, cells))
+        self.num_made = int(self.count_path.read_text()) if self.count_path.exists() else 0
+        self.mean = torch.tensor(vae.config.latents_mean).view(1, 16, 1, 1)
+        self.std = torch.tensor(vae.config.latents_std).view(1, 16, 1, 1)
+
+    def __len__(self) -> int:
+        return min(self.num_made, self.capacity)
+
+    def _seed(self, number: int) -> int:
+        return 20_000_000 + self.cells * 1_000_000 + number
+
+    def _designs(self, number: int) -> list[tuple[Design, np.ndarray]]:
+        """Return the designs of picture `number` and their tokens."""
+        seed, cells = self._seed(number), self.cells
+        if self.kind == "edit":
+            edit = random_edit(seed, self.words, (cells, cells))
+            source = edit.sources[0]
+            return [
+                (edit.target, prior_tokens(edit.target, self.codebook)),
+                (source, cell_tokens(source, self.codebook)),
+            ]
+        if self.kind == "wall":
+            design = text_wall(seed, self.words, cells, cells)
+        else:
+            design = typeset(random_content(seed, self.words), *self.grid(number))
+        return [(design, prior_tokens(design, self.codebook))]
+
+    def grid(self, number: int) -> tuple[int, int]:
+        """Return the grid (rows, columns) of the picture that number `number` was cut from."""
+        if self.kind != "design" or self.cells > 16:
+            return self.cells, self.cells
+        rng = random.Random(self._seed(number))
+        return (16, 16) if rng.random() < 0.4 else random_grid(rng)
+
+    def prompt(self, number: int) -> str:
+        """Return the prompt of picture number `number`."""
+        seed = self._seed(number)
+        if self.kind == "edit":
+            return random_edit(seed, self.words, (self.cells, self.cells)).prompt
+        return write_prompt(random_content(seed, self.words), seed)
+
+    @torch.no_grad()
+    def grow(self) -> None:
+        """Draw and encode one more picture, or pair."""
+        slot, cells = self.num_made % self.capacity, self.cells
+        rng = random.Random(self._seed(self.num_made))
+        for i, (design, tokens) in enumerate(self._designs(self.num_made)):
+            y, x = rng.randrange(design.num_rows - cells + 1), rng.randrange(design.num_columns - cells + 1)
+            picture = draw(design)[32 * y : 32 * (y + cells), 32 * x : 32 * (x + cells)]
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                latents = self.vae.encode(to_tensor([picture])).latent_dist.mode()
+            self.latents[slot, i] = ((latents.float() - self.mean) / self.std)[0].half().numpy()
+            self.tokens[slot, i] = tokens[y : y + cells, x : x + cells]
+        self.num_made += 1
+        if self.num_made % 10 == 0:
+            self.count_path.write_text(str(self.num_made))
+
+    def crops(self, rng: random.Random, batch: int, cells: int):
+        """Draw crops: latents (P, B, 16, 4c, 4c), tokens (P, B, c, c), numbers of the pictures they come from."""
+        latents, tokens, numbers = [], [], []
+        for _ in range(batch):
+            slot = rng.randrange(len(self))
+            y, x = rng.randrange(self.cells + 1 - cells), rng.randrange(self.cells + 1 - cells)
+            window = self.latents[slot, :, :, 4 * y : 4 * (y + cells), 4 * x : 4 * (x + cells)]
+            latents.append(window.astype(np.float32))
+            tokens.append(self.tokens[slot, :, y : y + cells, x : x + cells].astype(np.int64))
+            numbers.append(slot + (self.num_made - 1 - slot) // self.capacity * self.capacity)
+        return torch.from_numpy(np.stack(latents, 1)), torch.from_numpy(np.stack(tokens, 1)), numbers

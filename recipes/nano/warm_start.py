@@ -1,0 +1,108 @@
+"""Turn a packed checkpoint back into weights that training can begin with: runs/warm_prior.pt and so on.
+
+For another machine than the one that trained it. The tables were merged on saving; here what the variants of a
+character share is taken out again as their mean, and the rest stays in the row of each token.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from decoder import Decoder
+from designs import load_codebook, load_words
+from diffusers import AutoencoderKL
+from layout import FIRST_BYTE
+from pack import DESTINATION
+from prior import CodeTable, Prior
+from safetensors.torch import load_file
+from tokenizer import CellEncoder
+from training import CODEBOOK, RUNS
+from type_tokens import NUM_TEXT_TOKENS
+
+
+@torch.no_grad()
+def split_table(table: CodeTable, merged: torch.Tensor) -> None:
+    """Fill a table's parts so that they add up to `merged`, (vision vocabulary, hidden)."""
+    for parameter in table.parameters():
+        parameter.zero_()
+    table.char.index_add_(0, table.char_of, merged[:NUM_TEXT_TOKENS])
+    table.char /= table.char_of.bincount()[:, None]
+    left = merged - table.merged()
+    for part, of in ((table.part, table.part_of), (table.style, table.style_of), (table.ink, table.ink_of)):
+        named = of >= 0
+        part.index_add_(0, of[named], left[:NUM_TEXT_TOKENS][named])
+        part /= of[named].bincount(minlength=len(part)).clamp(min=1)[:, None]
+        left = merged - table.merged()
+    table.rest.copy_(left)
+
+
+@torch.no_grad()
+def prior_of(folder: Path, centres) -> Prior:
+    """Read the prior."""
+    state = load_file(folder / "vision_language_encoder/model.safetensors")
+    prior, prefix = Prior(centres), "model.language_model."
+    embeddings = state[prefix + "embed_tokens.weight"].float()
+    split_table(prior.codes, embeddings[:FIRST_BYTE])
+    split_table(prior.head, state["lm_head.weight"].float())
+    prior.text.copy_(embeddings[FIRST_BYTE:])
+    layers = {
+        k.removeprefix(prefix): v.float()
+        for k, v in state.items()
+        if k.startswith((prefix + "layers.", prefix + "norm."))
+    }
+    missing, unexpected = prior.load_state_dict(layers, strict=False)
+    assert not unexpected and all(name.startswith(("codes.", "head.", "text")) for name in missing), missing
+    return prior
+
+
+@torch.no_grad()
+def decoder_of(folder: Path, centres) -> Decoder:
+    """Read the decoder and its glyph encoder."""
+    decoder = Decoder(centres)
+    state = load_file(folder / "transformer/diffusion_pytorch_model.safetensors")
+    decoder.dit.load_state_dict({k: v.float() for k, v in state.items()})
+    glyphs = load_file(folder / "text_encoder/model.safetensors")
+    decoder.glyphs.load_state_dict({k: v.float() for k, v in glyphs.items()}, strict=False)
+    table, embedding = decoder.dit.prior_token_embedding.weight, decoder.embedding
+    for parameter in embedding.parameters():
+        parameter.zero_()
+    embedding.rest.copy_(table[:NUM_TEXT_TOKENS])
+    embedding.background.copy_(table[-len(embedding.background) :])
+    return decoder
+
+
+@torch.no_grad()
+def tokenizer_of(folder: Path, centres) -> CellEncoder:
+    """Read the semantic tokenizer."""
+    state = load_file(folder / "vision_language_encoder/model.safetensors")
+    encoder = CellEncoder(centres)
+    patch = state["model.visual.patch_embed.proj.weight"]
+    encoder.patch.weight.copy_(patch.flatten(1))
+    encoder.patch.bias.copy_(state["model.visual.patch_embed.proj.bias"])
+    for i, block in enumerate(encoder.blocks):
+        for ours, theirs in (("norm2", "norm2"), ("fc1", "mlp.fc1"), ("fc2", "mlp.fc2")):
+            block[ours].weight.copy_(state[f"model.visual.blocks.{i}.{theirs}.weight"])
+            block[ours].bias.copy_(state[f"model.visual.blocks.{i}.{theirs}.bias"])
+    encoder.quant_conv.weight.copy_(state["model.vqmodel.quant_conv.weight"].flatten(1))
+    encoder.quant_conv.bias.copy_(state["model.vqmodel.quant_conv.bias"])
+    encoder.codes.copy_(state["model.vqmodel.quantize.embedding.weight"])
+    return encoder
+
+
+def main() -> None:
+    """Write the weights and the VAE's folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, default=DESTINATION)
+    args = parser.parse_args()
+    words, _ = load_words()
+    centres = load_codebook(CODEBOOK, words).centres
+    RUNS.mkdir(exist_ok=True)
+    torch.save(prior_of(args.checkpoint, centres).state_dict(), RUNS / "warm_prior.pt")
+    torch.save(decoder_of(args.checkpoint, centres).state_dict(), RUNS / "warm_decoder.pt")
+    torch.save(tokenizer_of(args.checkpoint, centres).state_dict(), RUNS / "warm_tokenizer.pt")
+    AutoencoderKL.from_pretrained(args.checkpoint / "vae", torch_dtype=torch.float32).save_pretrained(RUNS / "vae")
+    print("now: python prior.py --from runs/warm_prior.pt, and so on")
+
+
+if __name__ == "__main__":
+    main()
