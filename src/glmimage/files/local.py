@@ -7,14 +7,15 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
-from .errors import FilesError, StorageFull, StorageUnavailable
+from .errors import FileMissing, FilesError, StorageFull, StorageUnavailable
 from .store import CHUNK_BYTES, Content, FileInfo, check_path, chunks_of, missing
 
+T = TypeVar("T")
 _UNFINISHED = ".part"  # with a dot in front as well, which no path of a file may have
 
 
@@ -33,63 +34,48 @@ class LocalFiles:
         temporary = target.with_name(f".{secrets.token_hex(8)}{_UNFINISHED}")
         size = 0
         try:
-            file = await asyncio.to_thread(_create, temporary)
+            file = await _do(path, _create, temporary)
             try:
+                # a failure of the content itself is the caller's own
                 async for chunk in chunks_of(content, max_bytes):
                     size += len(chunk)
-                    await asyncio.to_thread(file.write, chunk)
-                await asyncio.to_thread(_finish, file, temporary, target)
+                    await _do(path, file.write, chunk)
+                await _do(path, _finish, file, temporary, target)
             finally:
-                file.close()
-        except OSError as error:
-            raise _failure(error, path) from None
+                _close(file)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
         return size
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        try:
-            file = await asyncio.to_thread(self._target(path).open, "rb")
-        except OSError as error:
-            raise _failure(error, path) from None
+        file = await _do(path, _open, self._target(path))
         with file:
-            await asyncio.to_thread(file.seek, start)
+            await _do(path, file.seek, start)
             position = start
             while end is None or position < end:
                 wanted = CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - position)
-                chunk = await asyncio.to_thread(file.read, wanted)
+                chunk = await _do(path, file.read, wanted)
                 if not chunk:
                     return
                 position += len(chunk)
                 yield chunk
 
     async def info(self, path: str) -> FileInfo:
-        try:
-            found = await asyncio.to_thread(self._target(path).stat)
-        except OSError as error:
-            raise _failure(error, path) from None
+        found = await _do(path, self._target(path).stat)
         return FileInfo(path, found.st_size, found.st_mtime)
 
     async def size(self, path: str) -> int:
         return (await self.info(path)).size
 
     async def rename(self, path: str, target: str) -> None:
-        source, place = self._target(path), self._target(target)
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            await asyncio.to_thread(os.replace, source, place)
-        except OSError as error:
-            raise _failure(error, path) from None
+        await _do(path, _rename, self._target(path), self._target(target))
 
     async def delete(self, path: str) -> bool:
-        target = self._target(path)
         try:
-            await asyncio.to_thread(target.unlink)
-        except FileNotFoundError:
+            await _do(path, self._target(path).unlink)
+        except FileMissing:
             return False
-        except OSError as error:
-            raise _failure(error, path) from None
         return True
 
     async def list(self, prefix: str = "") -> AsyncIterator[FileInfo]:
@@ -131,6 +117,14 @@ class LocalFiles:
         return removed
 
 
+async def _do(path: str, work: Callable[..., T], *arguments: Any) -> T:
+    """Run blocking work on a file in a thread; raise FilesError for what the disk says."""
+    try:
+        return await asyncio.to_thread(work, *arguments)
+    except OSError as error:
+        raise _failure(error, path) from None
+
+
 def _create(temporary: Path) -> BinaryIO:
     temporary.parent.mkdir(parents=True, exist_ok=True)
     return temporary.open("xb")
@@ -140,6 +134,20 @@ def _finish(file: BinaryIO, temporary: Path, target: Path) -> None:
     file.flush()
     os.fsync(file.fileno())
     os.replace(temporary, target)
+
+
+def _open(file: Path) -> BinaryIO:
+    return file.open("rb")
+
+
+def _close(file: BinaryIO) -> None:
+    with suppress(OSError):  # what is left in its buffer may not fit on the disk either
+        file.close()
+
+
+def _rename(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(source, target)
 
 
 def _take(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -17,6 +18,7 @@ from .store import Content, FileInfo, check_path, chunks_of, missing
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
+MAX_RETRIES = 4
 _OPTIONS = ("endpoint", "region", "path_style")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
@@ -57,8 +59,12 @@ class S3Files:
             store = S3Store(
                 parts.netloc,
                 prefix=parts.path.strip("/") or None,
-                client_options={"allow_http": allow_http, "timeout": "60s"},
-                retry_config={"max_retries": 4},
+                client_options={
+                    "allow_http": allow_http,
+                    "connect_timeout": "10s",
+                    "timeout": "3600s",  # of a whole download, as slow as its reader
+                },
+                retry_config={"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=30)},
                 **config,
             )
         except (BaseError, ValueError) as error:
@@ -66,33 +72,39 @@ class S3Files:
         return cls(store, f"s3://{parts.netloc}")
 
     async def put(self, path: str, content: Content, *, max_bytes: int | None = None) -> int:
-        size = 0
+        size, failure = 0, None
 
         async def counted() -> AsyncIterator[bytes]:
-            nonlocal size
-            async for chunk in chunks_of(content, max_bytes):
-                size += len(chunk)
-                yield chunk
+            nonlocal size, failure
+            try:
+                async for chunk in chunks_of(content, max_bytes):
+                    size += len(chunk)
+                    yield chunk
+            except Exception as error:  # not the bucket's fault, but the content's own
+                failure = error
+                raise
 
+        data: Any = counted()
+        if isinstance(content, bytes):
+            data = b"".join([chunk async for chunk in data])
         try:
-            if isinstance(content, bytes):
-                data = b"".join([chunk async for chunk in counted()])
-                await obstore.put_async(self._store, check_path(path), data)
-            else:
-                await obstore.put_async(self._store, check_path(path), counted())
+            await obstore.put_async(self._store, check_path(path), data)
         except (BaseError, OSError) as error:
+            if failure is not None:
+                raise failure from None
+            if isinstance(error, NotFoundError | FileNotFoundError):
+                raise self._unavailable("there is no such bucket", path) from None
             raise self._failure(error, path) from None
         return size
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        if end is not None and end <= start:
-            await self.info(path)
-            return
-        options: Any = None
-        if end is not None:
-            options = {"range": (start, end)}
-        elif start:
-            options = {"range": {"offset": start}}
+        if start or end is not None:
+            # a range that begins at the end is an error to S3, and nothing to the caller
+            size = await self.size(path)
+            end = size if end is None else min(end, size)
+            if end <= start:
+                return
+        options: Any = None if end is None else {"range": (start, end)}
         try:
             result = await obstore.get_async(self._store, check_path(path), options=options)
             async for chunk in result.stream():
@@ -149,6 +161,9 @@ class S3Files:
         reason = _first_line(error)
         if "QuotaExceeded" in reason or "InsufficientStorage" in reason:
             return StorageFull(f"No space left in {self._name} to store {path!r}.")
+        return self._unavailable(reason, path)
+
+    def _unavailable(self, reason: str, path: str) -> StorageUnavailable:
         return StorageUnavailable(f"{self._name} cannot be used for {path!r}: {reason}.")
 
 

@@ -27,8 +27,9 @@ FORMATS = {
     "BMP": "bmp",
     "TIFF": "tiff",
     "AVIF": "avif",
-    "MPO": "jpeg",
+    "MPO": "jpeg",  # what JPEG's reader makes of two pictures in one file
 }
+_OPENED = [name for name in FORMATS if name != "MPO"]
 _EXTENSIONS = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tiff", "avif"]
 _FIX = "Give a PNG, JPEG or WebP file that an image viewer opens."
 
@@ -60,7 +61,7 @@ def read_reference(content: bytes, label: str = "the reference image") -> Refere
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
+            with Image.open(io.BytesIO(content), formats=_OPENED) as image:
                 _check_size(image, label)
                 info = ReferenceInfo(
                     FORMATS[image.format or ""],
