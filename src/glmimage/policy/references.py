@@ -29,7 +29,7 @@ FORMATS = {
     "AVIF": "avif",
     "MPO": "jpeg",  # what JPEG's reader makes of two pictures in one file
 }
-_OPENED = [name for name in FORMATS if name != "MPO"]
+OPENED_FORMATS = [name for name in FORMATS if name != "MPO"]
 _EXTENSIONS = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tiff", "avif"]
 _FIX = "Give a PNG, JPEG or WebP file that an image viewer opens."
 
@@ -61,7 +61,7 @@ def read_reference(content: bytes, label: str = "the reference image") -> Refere
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=_OPENED) as image:
+            with Image.open(io.BytesIO(content), formats=OPENED_FORMATS) as image:
                 _check_size(image, label)
                 info = ReferenceInfo(
                     FORMATS[image.format or ""],

@@ -18,6 +18,7 @@ from ..files.store import read_all
 from ..jobs import Claim, FileRecord, JobStore
 from ..output import encode_picture
 from ..policy.picture_check import PictureChecker, black_like
+from ..policy.references import OPENED_FORMATS
 from ..source_images import normalise_source_image
 from ..types import GenerationRequest, PictureReady
 
@@ -53,7 +54,8 @@ async def build_request(claim: Claim, store: JobStore, files: FileStore) -> Gene
         if not content:
             raise InvalidImage(f"The file of {label} does not exist any more.")
         try:
-            images.append(normalise_source_image(Image.open(io.BytesIO(content)), label))
+            image = Image.open(io.BytesIO(content), formats=OPENED_FORMATS)
+            images.append(normalise_source_image(image, label))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             raise InvalidImage(f"The file of {label} is not a picture.") from None
     return GenerationRequest(
