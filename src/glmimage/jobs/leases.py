@@ -138,6 +138,8 @@ def store_priors(
 ) -> None:
     """Write the priors' rows, in place of those of an earlier attempt."""
     connection.execute(delete(priors).where(priors.c.job_id == job.id))
+    if not written:
+        return
     connection.execute(
         insert(priors),
         [

@@ -125,7 +125,12 @@ def has_work(connection: Connection, stages: Sequence[Stage]) -> bool:
     return any(connection.execute(_ANY_OPEN, {"stage": stage}).first() for stage in stages)
 
 
-_ANY_OPEN = select(jobs.c.number).where(jobs.c.open_stage == bindparam("stage")).limit(1)
+_ANY_OPEN = (
+    select(jobs.c.number)
+    .where(jobs.c.open_stage == bindparam("stage"))
+    .order_by(jobs.c.place, jobs.c.number)  # so that no planner reads the table instead
+    .limit(1)
+)
 
 
 def count_open(connection: Connection) -> dict[str, int]:
@@ -135,7 +140,7 @@ def count_open(connection: Connection) -> dict[str, int]:
         .where(jobs.c.open_stage.is_not(None))
         .group_by(jobs.c.open_stage)
     )
-    return dict(rows.tuples().all())
+    return {row[0]: row[1] for row in rows}
 
 
 def claim(
@@ -221,7 +226,7 @@ def _room_of_limited_keys(connection: Connection) -> dict[str, int]:
         .where(jobs.c.lease_until.is_not(None), jobs.c.state == "running")
         .group_by(jobs.c.api_key_id)
     )
-    busy: dict[str | None, int] = dict(running.tuples().all())
+    busy: dict[str | None, int] = {row[0]: row[1] for row in running}
     return {key: concurrency - busy.get(key, 0) for key, concurrency in limited}
 
 
@@ -272,7 +277,7 @@ def _take(
     inputs = connection.execute(
         select(payloads.c.job_id, payloads.c.input).where(payloads.c.job_id.in_(ids))
     )
-    input_of = dict(inputs.tuples().all())
+    input_of = {row.job_id: row.input for row in inputs}
     written = read_priors(connection, [row.id for row in taken if row.stage == "decode"])
     jobs_taken = [job_from(row, input_of.get(row.id), None) for row in taken]
     return [
