@@ -5,6 +5,7 @@ import io
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 from PIL import Image
@@ -35,7 +36,7 @@ def data_uri(content, kind="image/png"):
 class Elsewhere(BaseHTTPRequestHandler):
     """Serve pictures, and an OpenAI-compatible endpoint that can be told what to say."""
 
-    answers = {}
+    answers: ClassVar = {}
 
     def do_GET(self):
         self.reply(*self.answers.get(self.path, (404, b"", "text/plain")))

@@ -65,7 +65,7 @@ async def estimate(services: Services, request: Request) -> Response:
     body = await read_input(request, MAX_BODY)
     kind, asked = body.get("estimate_type"), body.get("endpoints")
     names = {"unit_price": "unit_quantity", "historical_api_price": "call_quantity"}
-    if kind not in names:
+    if not isinstance(kind, str) or kind not in names:
         raise RequestError("bad_request", f"estimate_type must be one of {', '.join(names)}.")
     if not isinstance(asked, Mapping) or not asked:
         raise RequestError("bad_request", "endpoints must be an object with endpoint ids as names.")

@@ -95,6 +95,15 @@ class Router:
                 raise ValueError(f"{route.method} {route.path} has two handlers")
             methods[route.method] = route
 
+    def routes(self) -> list[Route]:
+        """Return all routes."""
+        return [
+            route
+            for patterns in self._surfaces.values()
+            for _, methods in patterns.values()
+            for route in methods.values()
+        ]
+
     def find(self, surface: str, method: str, path: str) -> Found:
         if path.endswith("/") and path != "/":
             path = path[:-1]

@@ -222,7 +222,8 @@ async def _answer(
     new = replace(new, num_images=found.num_images, width=found.width, height=found.height)
     job = await services.store.insert_done(new, result, served_from)
     await services.store.log(job.id, message)
-    services.live.put(job)
+    # read again, so that the very next poll shows the log
+    services.live.put(await services.store.get(job.id) or job)
     return Submitted(job, 0)
 
 

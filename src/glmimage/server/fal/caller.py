@@ -89,7 +89,7 @@ def _acl(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RequestError("bad_request", f"{name}: initial_acl must be an object.")
     default = value.get("default", "allow")
-    rules = value.get("rules") or []
+    rules = [] if value.get("rules") is None else value["rules"]
     if default not in _DECISIONS or not isinstance(rules, list):
         raise RequestError(
             "bad_request", f"{name}: initial_acl.default must be one of {', '.join(_DECISIONS)}."

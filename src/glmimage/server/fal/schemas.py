@@ -61,14 +61,21 @@ def _not_bool(value: object) -> object:
     return value
 
 
-Number = BeforeValidator(_not_bool)
+def _not_bool_either(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("float_type", "Input should be a valid number, not a boolean")
+    return value
+
+
+Whole = BeforeValidator(_not_bool)
+Decimal = BeforeValidator(_not_bool_either)
 
 
 class ImageSize(BaseModel):
     """A size of your own, in px."""
 
-    width: Annotated[Side, Number] = Field(512, description="The width of the generated image.")
-    height: Annotated[Side, Number] = Field(512, description="The height of the generated image.")
+    width: Annotated[Side, Whole] = Field(512, description="The width of the generated image.")
+    height: Annotated[Side, Whole] = Field(512, description="The height of the generated image.")
 
 
 def _kind_of_size(value: object) -> str:
@@ -94,20 +101,20 @@ class TextToImageInput(BaseModel):
         Annotated[Preset, Tag("preset")] | Annotated[ImageSize, Tag("object")],
         Discriminator(_kind_of_size),
     ] = Field("square_hd", description="Output image size: a preset, or width and height in px.")
-    num_inference_steps: Annotated[int, Number] = Field(
+    num_inference_steps: Annotated[int, Whole] = Field(
         30, ge=MIN_STEPS, le=MAX_STEPS, description="Number of diffusion denoising steps."
     )
-    guidance_scale: Annotated[float, Number] = Field(
+    guidance_scale: Annotated[float, Decimal] = Field(
         1.5,
         ge=MIN_GUIDANCE,
         le=MAX_GUIDANCE,
         allow_inf_nan=False,
         description="How closely the picture follows the prompt.",
     )
-    seed: Annotated[int, Number] | None = Field(
+    seed: Annotated[int, Whole] | None = Field(
         None, ge=0, le=MAX_SEED, description="The same seed and input give the same picture."
     )
-    num_images: Annotated[int, Number] = Field(
+    num_images: Annotated[int, Whole] = Field(
         1, ge=1, le=MAX_IMAGES, description="Number of images to generate."
     )
     enable_safety_checker: bool = Field(True, description="Check prompt and pictures.")
