@@ -24,8 +24,10 @@ class Fixed:
     [(0.0, 0.5, False), (0.49, 0.5, False), (0.5, 0.5, True), (1.0, 1.0, True), (0.3, 0.2, True)],
 )
 def test_the_threshold_decides(score, threshold, flagged):
-    verdict = PictureChecker(threshold, Fixed(score)).check(Image.new("RGB", (64, 64)))
+    checker = PictureChecker(threshold, Fixed(score))
+    verdict = checker.check(Image.new("RGB", (64, 64)))
     assert (verdict.score, verdict.flagged) == (score, flagged)
+    assert (checker.num_checked, checker.num_flagged) == (1, int(flagged))
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 1.01])

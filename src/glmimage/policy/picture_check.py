@@ -30,7 +30,10 @@ class Verdict:
 
 
 class PictureChecker:
-    """Compare a classifier's score with the operator's threshold. threshold: 0 .. 1."""
+    """Compare a classifier's score with the operator's threshold. threshold: 0 .. 1.
+
+    num_checked, num_flagged: pictures since the start, for the metrics.
+    """
 
     def __init__(
         self, threshold: float = DEFAULT_THRESHOLD, classifier: Classifier | None = None
@@ -40,12 +43,16 @@ class PictureChecker:
                 f"The picture checker's threshold is {threshold}; it must be above 0 and at most 1."
             )
         self.threshold = threshold
+        self.num_checked = self.num_flagged = 0
         self._classifier: Classifier = classifier or OpenNsfw()
 
     def check(self, image: Image.Image) -> Verdict:
         """Judge one finished picture."""
         score = self._classifier.score(image)
-        return Verdict(score, score >= self.threshold)
+        verdict = Verdict(score, score >= self.threshold)
+        self.num_checked += 1
+        self.num_flagged += verdict.flagged
+        return verdict
 
 
 class OpenNsfw:

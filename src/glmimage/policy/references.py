@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
@@ -33,7 +34,8 @@ OPENED_FORMATS = [name for name in FORMATS if name != "MPO"]
 _EXTENSIONS = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tiff", "avif"]
 _FIX = "Give a PNG, JPEG or WebP file that an image viewer opens."
 
-_one_at_a_time = asyncio.Semaphore(1)
+# a decoded picture may hold some hundred MB
+_one_at_a_time = ThreadPoolExecutor(1, thread_name_prefix="references")
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ async def check_reference(content: bytes, label: str = "the reference image") ->
     Raise ImageLoadFailed, ImageTooSmall, ImageTooLarge or UnsupportedImageFormat. Turning it into
     upright RGB is left to `normalise_source_image` in the worker.
     """
-    async with _one_at_a_time:  # a decoded picture may hold some hundred MB
-        return await asyncio.to_thread(read_reference, content, label)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_one_at_a_time, read_reference, content, label)
 
 
 def read_reference(content: bytes, label: str = "the reference image") -> ReferenceInfo:

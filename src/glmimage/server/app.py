@@ -18,7 +18,7 @@ from ..errors import GlmImageError
 from ..files import FileStore
 from ..jobs import JobStore
 from ..policy.policy import Policy
-from . import health, platform, proxy
+from . import health, metrics, platform, proxy
 from .background import Background
 from .cors import Cors
 from .fal import cdn, openapi, queue, realtime, run, storage, stream, tokens
@@ -45,6 +45,7 @@ ROUTES: list[Route] = [
     *openapi.ROUTES,
     *platform.ROUTES,
     *health.ROUTES,
+    *metrics.ROUTES,
 ]
 
 

@@ -11,6 +11,7 @@ from ..policy.policy import Policy
 from .addresses import Addresses
 from .auth import KeyRing
 from .capacity import Capacity
+from .counters import Counters
 from .live_jobs import LiveJobs
 from .secret import load_secret
 from .signing import Signer
@@ -28,6 +29,7 @@ class Services:
     live: LiveJobs = field(init=False)
     capacity: Capacity = field(init=False)
     signer: Signer = field(init=False, repr=False)
+    counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
         secret, live = load_secret(self.settings), LiveJobs(self.store)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from ..files import FileInfo, FilesError
@@ -32,7 +31,7 @@ class Sweeper:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._tasks: list[asyncio.Task[None]] = []
-        self.removed: Counter[str] = Counter()
+        self.removed = services.counters.swept
 
     def start(self) -> None:
         """Begin; belongs to the running event loop."""

@@ -8,7 +8,6 @@ import hashlib
 import logging
 import random
 import time
-from collections import Counter
 
 from ..jobs import Job, StoreUnavailable, Webhook
 from ..policy.errors import AddressRefused, FetchFailed
@@ -35,7 +34,7 @@ class WebhookSender:
         self._services = services
         self._task: asyncio.Task[None] | None = None
         self._under_way: dict[asyncio.Task[None], Webhook] = {}
-        self.outcomes: Counter[str] = Counter()
+        self.outcomes = services.counters.webhooks
 
     def start(self) -> None:
         """Begin to deliver; belongs to the running event loop."""

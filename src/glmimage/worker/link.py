@@ -180,7 +180,12 @@ class StoreLink:
             profile.revision,
             ready=bool(profile.revision),
             started_at=profile.started_at,
-            info={**profile.info, "num_jobs": len(self.in_hand)},
+            info={
+                **profile.info,
+                "num_jobs": len(self.in_hand),
+                "num_checked": self.checker.num_checked,
+                "num_flagged": self.checker.num_flagged,
+            },
         )
 
     async def _claim(self) -> None:
