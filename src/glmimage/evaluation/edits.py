@@ -34,6 +34,8 @@ SAME_AREA, SAME_INK = 16.0, 25.0
 MOVED = 0.12
 """Part of the picture by which a text may drift and still be where it was."""
 GROWN = 1.2
+SAME_LIGHT = 0.85
+"""Correlation of the lightness."""
 SMALL_SIDE = 256
 """px, at which shapes are looked for."""
 NEW_SHAPE = 0.012
@@ -83,8 +85,10 @@ def check_change(
         made["grown"] = _has_grown(row, result, source)
     if change.added:
         kind, color = change.added
-        test = _has_frame if kind == "frame" else _has_new_shape
-        made[kind] = test(result, source, color)
+        if kind == "frame":
+            made[kind] = _has_frame(result, source, color)
+        else:
+            made[kind] = _has_new_shape(row, result, source, color)
     if change.effect:
         made[change.effect] = _EFFECTS[change.effect](result, source)
     if change.regions:
@@ -111,6 +115,7 @@ def _check_kept(
             _distance(_region(result.lab, one), _region(source.lab, one)) <= SAME_AREA
             for one in change.kept_regions
         ),
+        "light": lambda: _same_light(result, source),
     }
     return {name: tests[name]() for name in change.keep}
 
@@ -162,6 +167,15 @@ def _same_places(row: Row, result: Picture, source: Picture) -> bool:
     return True
 
 
+def _same_light(a: Picture, b: Picture) -> bool:
+    """Say whether the same parts are light and dark, at 32 x 32."""
+    coarse = [
+        np.asarray(Image.fromarray(one.lab[..., 0].astype(np.float32)).resize((32, 32)))
+        for one in (a, b)
+    ]
+    return float(np.corrcoef(coarse[0].ravel(), coarse[1].ravel())[0, 1]) >= SAME_LIGHT
+
+
 def _middle(lines: Sequence[Line], width: int, height: int) -> tuple[float, float]:
     boxes = np.array([line.box for line in lines])
     x = (boxes[:, 0].min() + boxes[:, 2].max()) / 2 / width
@@ -194,13 +208,18 @@ def _has_frame(result: Picture, source: Picture, color: str) -> bool:
     return min(shares(result)) >= 0.7 and min(shares(source)) < 0.7
 
 
-def _has_new_shape(result: Picture, source: Picture, color: str) -> bool:
-    """Say whether the colour covers more outside the type than it did."""
+def _has_new_shape(row: Row, result: Picture, source: Picture, color: str) -> bool:
+    """Say whether the colour covers more outside the type than it did.
+
+    What is read as a letter that nobody asked for may be the shape: a disc is an O.
+    """
 
     def share(picture: Picture) -> float:
         mask = np.ones(picture.lab.shape[:2], bool)
-        for line in picture.lines:
-            mask[box_slices(line.box, mask.shape)] = False
+        for own in assign_lines(row.texts, picture.lines):
+            for line in own:
+                if len(line.text) > 1:
+                    mask[box_slices(line.box, mask.shape)] = False
         found = colour_mask(_small(picture.lab), color) & _small(mask)
         return float(found.mean())
 
@@ -230,7 +249,7 @@ def _is_sepia(result: Picture, source: Picture) -> bool:
     """Brownish all over: hues between red-orange and yellow, or nearly gray."""
     lab = _small(result.lab)
     chroma, hue = np.hypot(lab[..., 1], lab[..., 2]), np.arctan2(lab[..., 2], lab[..., 1])
-    brownish = (chroma < 6) | ((hue > np.radians(35)) & (hue < np.radians(105)) & (chroma < 55))
+    brownish = (chroma < 6) | ((hue > np.radians(35)) & (hue < np.radians(112)) & (chroma < 55))
     return float(brownish.mean()) >= 0.92 and float(np.median(chroma)) >= 5
 
 
@@ -267,7 +286,8 @@ def _is_watercolour(result: Picture, source: Picture) -> bool:
 
     def edges(lab: Floats) -> float:
         down, right = np.gradient(lab[..., 0])
-        return float(np.percentile(np.hypot(down, right), 98))
+        sharpest = np.percentile(np.hypot(down, right), 99.8)
+        return float(sharpest / max(float(np.ptp(lab[..., 0])), 1.0))
 
     def grain(lab: Floats) -> float:
         light = lab[: lab.shape[0] // 16 * 16, : lab.shape[1] // 16 * 16, 0]

@@ -34,7 +34,7 @@ class Verdict:
     conditions: dict[str, str]
     values: dict[str, list[float]]
     measured: dict[str, Any] = field(default_factory=dict)
-    read: list[tuple[str, list[int]]] = field(default_factory=list)
+    read: list[list[Any]] = field(default_factory=list)
 
 
 def judge(
@@ -63,7 +63,7 @@ def judge(
         values |= {name: [float(verdict)] for name, verdict in verdicts.items()}
     else:
         values |= {name: [float(one) for one in found] for name, found in checks.items()}
-    read = [(line.text, [round(side) for side in line.box]) for line in lines]
+    read: list[list[Any]] = [[line.text, [round(side) for side in line.box]] for line in lines]
     return Verdict(row.id, dict(row.conditions), values, measured, read)
 
 

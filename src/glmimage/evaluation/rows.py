@@ -23,7 +23,7 @@ from .lettering import FAMILIES, WEIGHTS
 from .placing import ALIGNMENTS, POSITIONS
 
 EFFECTS = ("inverted", "sepia", "blueprint", "pixel", "watercolour", "grayscale")
-KEPT = ("texts", "background", "text_color", "positions", "regions")
+KEPT = ("texts", "background", "text_color", "positions", "regions", "light")
 SHAPES = ("frame", "shape")
 
 
@@ -58,8 +58,8 @@ class Change:
 
     gone: strings that must be gone. grown: the first string must be larger. added: a frame or shape
     and its colour. regions: parts that must have a colour. palette_of: the source whose colours the
-    result must have. keep: see KEPT; "regions" are the boxes of `kept_regions`. boxes: where the
-    strings are in the first source, 0..1.
+    result must have. keep: see KEPT; "regions" are the boxes of `kept_regions`, "light" is what is
+    light and what is dark. boxes: where the strings are in the first source, 0..1.
     """
 
     gone: tuple[str, ...] = ()

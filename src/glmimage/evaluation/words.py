@@ -64,7 +64,7 @@ def assign_lines(texts: Sequence[str], lines: Sequence[Line]) -> list[list[Line]
     """Return for each string the lines that are a part of it, from top to bottom, left to right."""
     assigned: list[list[Line]] = [[] for _ in texts]
     for line in lines:
-        scores = [_belongs(_letters(line.text), _letters(text)) for text in texts]
+        scores = [_belongs(line.text, text) for text in texts]
         best = max(scores, default=0.0)
         if best >= BELONGS:
             assigned[scores.index(best)].append(line)
@@ -73,9 +73,11 @@ def assign_lines(texts: Sequence[str], lines: Sequence[Line]) -> list[list[Line]
 
 def _belongs(line: str, text: str) -> float:
     """Return how much of the shorter is found in the longer; a little more when as long."""
-    shorter, longer = sorted((line, text), key=len)
+    shorter, longer = sorted((_letters(line), _letters(text)), key=len)
     if not shorter:
         return 0.0
+    if len(shorter) == 1 and not set(split_words([line])) & set(split_words([text])):
+        return 0.0  # a circle is read as an O: a letter alone must be a word of the text
     part = 1 - edit_distance(shorter, longer, inside=True) / len(shorter)
     return part + 0.1 * part * len(shorter) / len(longer)
 
