@@ -168,7 +168,9 @@ SHARE_SAID = {"row": 0.45, "align": 0.25, "size": 0.15, "style": 0.6, "color": 0
 def _decorate(rng: random.Random, content: Content) -> Content:
     chance = rng.random()
     if chance < 0.1:
+        is_darker = lambda c: luminance(PALETTE[c]) < luminance(INKS[content.ink])  # noqa: E731 - all the way down
         similar = [c for c in PALETTE if c != content.color and contrast(PALETTE[c], INKS[content.ink]) > 75]
+        similar = [c for c in similar if is_darker(c) == is_darker(content.color)]
         return replace(content, bottom_color=rng.choice(similar)) if similar else content
     if chance < 0.35:
         others = [c for c in PALETTE if c != content.color and contrast(PALETTE[c], PALETTE[content.color]) > 25]
@@ -217,9 +219,11 @@ def wrap(text: str, max_chars: int) -> list[str]:
 
 def _set_block(content: Content, columns: int, rows: int, small_only: bool) -> list[tuple[str, str, int]]:
     """Choose type sizes: (text, size, empty rows before it) of every line of headline and subtitle."""
-    width = columns - 2
-    display, headline = wrap(content.headline, width // 2), wrap(content.headline, width)
-    words_whole = max(map(len, content.headline.split()), default=0) <= width // 2
+    longest = max(map(len, " ".join(content.texts).split()), default=0)
+    width = columns - max(2, columns // 4)  # room to spare: a line that begins a little late still fits
+    display, words_whole = wrap(content.headline, width // 2), longest <= width // 2
+    width = width if longest <= width else columns - 2
+    headline = wrap(content.headline, width)
     room = rows - (7 if content.subtitle or content.footer else 4)
     is_large = columns >= LARGE_GRID_COLUMNS or content.size == "large"
     fits = words_whole and 3 * len(display) <= room and len(display) <= max(3, len(headline) + 1)

@@ -214,6 +214,19 @@ def is_decision(previous: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return is_marker & ~(was_marker & (before == number + 1))
 
 
+def importance(sequence: Sequence) -> np.ndarray:
+    """Weigh the tokens: what is decided counts most, what follows from its neighbours least; 0 for the prompt."""
+    ids, previous = sequence.ids, np.roll(sequence.ids, 1)
+    is_text = ids < NUM_TEXT_TOKENS
+    spells = is_text & SPELLS[np.where(is_text, ids, 0)]
+    weights = np.select([spells, is_text, previous < NUM_TEXT_TOKENS], [1.0, 0.5, 1.5], 0.25)
+    weights[sequence.positions[2] == sequence.positions[0]] = 2.0  # a row's first cell: does a line begin here?
+    weights[is_decision(previous, ids)] = 3.0
+    weights[~sequence.is_target] = 0
+    weights[sequence.is_target.argmax()] = 4.0  # the first cell alone decides colour and row
+    return weights
+
+
 class Samples:
     """Random training sequences, deterministic by their number."""
 
@@ -234,10 +247,7 @@ class Samples:
         weights = np.zeros((size, length + 1), np.float32)
         for i, s in enumerate(sequences):
             n = len(s.ids)
-            ids[i, :n], positions[i, :, :n], weights[i, :n] = s.ids, s.positions, s.is_target
-            weights[i, s.is_target.argmax()] = 4.0  # the first cell alone decides colour and row
-            decides = s.is_target[1:] & is_decision(s.ids[:-1], s.ids[1:])
-            weights[i, 1:n][decides] = 3.0
+            ids[i, :n], positions[i, :, :n], weights[i, :n] = s.ids, s.positions, importance(s)
         ids_t, positions_t = torch.from_numpy(ids), torch.from_numpy(positions)
         return ids_t[:, :-1], positions_t[:, :, :-1], ids_t[:, 1:], torch.from_numpy(weights)[:, 1:]
 
