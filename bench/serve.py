@@ -1,0 +1,311 @@
+"""Measure the service: submits, polls, what `run` adds to the engine, memory of the server.
+
+    python bench/serve.py --seconds 10 --clients 200 --repeats 60
+
+Starts `glmimage serve` on a fresh data folder, first without a worker (submits and polls are the
+server's own work), then with one on a toy checkpoint, which is what `run` is compared with: the
+same request given to an engine in this process, in turn. The load comes from one asyncio process on
+the same machine, so its share of the processor is taken from the server. Rows carry what was to be
+reached as `target`. The last line of the output is the JSON that is also written to bench/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import datetime
+import json
+import os
+import platform
+import re
+import shlex
+import signal
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import uvloop
+
+ROOT = Path(__file__).resolve().parent.parent
+APP = "fal-ai/glm-image"
+REQUEST = {
+    "prompt": "A sign that says 'OPEN'",
+    "image_size": "square",
+    "num_inference_steps": 10,
+    "enable_safety_checker": False,
+}
+Row = dict[str, Any]
+
+
+class Server:
+    """Run `glmimage serve` as a user does."""
+
+    def __init__(self, folder: Path, model: Path, workers: int) -> None:
+        environment = os.environ | {
+            "GLMIMAGE_DATA_DIR": str(folder),
+            "GLMIMAGE_MODEL": str(model),
+            "GLMIMAGE_NO_WORKER_TIMEOUT_S": "3600",
+        }
+        command = [sys.executable, "-m", "glmimage", "serve"]
+        options = ["--http-port", "0", "--https-port", "0", "--workers", str(workers)]
+        self.process = subprocess.Popen(
+            [*command, *options], env=environment, stdout=subprocess.DEVNULL
+        )
+        self.folder = folder
+
+    def address(self) -> dict[str, Any]:
+        """Wait until it listens and return where; with the key."""
+        file = self.folder / "serving.json"
+        while not file.exists():
+            if self.process.poll() is not None:
+                raise SystemExit("glmimage serve did not start")
+            time.sleep(0.05)
+        key = (self.folder / "keys" / "first-key").read_text().strip()
+        return {**json.loads(file.read_text()), "key": key}
+
+    def memory_bytes(self) -> int:
+        """Return what the server process has to itself and shares, its children not counted."""
+        return psutil.Process(self.process.pid).memory_info().rss
+
+    def cpu_s(self) -> float:
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(60)
+
+
+class Connection:
+    """Speak HTTP/1.1 on one kept connection; as little work as possible on this side."""
+
+    def __init__(self, address: dict[str, Any], *, tls: bool) -> None:
+        self._address, self._tls = address, tls
+        self._head = f"Host: {self._host}\r\nAuthorization: Key {address['key']}\r\n"
+
+    @property
+    def _host(self) -> str:
+        return str(self._address["https" if self._tls else "http"])
+
+    async def open(self) -> None:
+        name, _, port = self._host.rpartition(":")
+        context = ssl.create_default_context(cafile=self._address["ca"]) if self._tls else None
+        self._in, self._out = await asyncio.open_connection(name, int(port), ssl=context)
+
+    async def call(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        head = f"{method} {path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n"
+        self._out.write(head.encode() + body)
+        answer = await self._in.readuntil(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", answer)
+        content = await self._in.readexactly(int(length[1])) if length else b""
+        return int(answer[9:12]), content
+
+    def close(self) -> None:
+        self._out.close()
+
+
+@contextlib.asynccontextmanager
+async def connections(address: dict[str, Any], number: int, *, tls: bool) -> Any:
+    opened = [Connection(address, tls=tls) for _ in range(number)]
+    await asyncio.gather(*(connection.open() for connection in opened))
+    try:
+        yield opened
+    finally:
+        for connection in opened:
+            connection.close()
+
+
+async def submit_for(address: dict[str, Any], seconds: float, number: int) -> list[float]:
+    """Submit on several connections at once; return how long each submit took."""
+    took: list[float] = []
+    until = time.perf_counter() + seconds
+
+    async def submit(connection: Connection, index: int) -> None:
+        while time.perf_counter() < until:
+            body = json.dumps({**REQUEST, "prompt": f"{REQUEST['prompt']} {index} {len(took)}"})
+            began = time.perf_counter()
+            status, answer = await connection.call("POST", f"/queue/{APP}", body.encode())
+            took.append(time.perf_counter() - began)
+            assert status == 200, answer
+
+    async with connections(address, number, tls=False) as opened:
+        await asyncio.gather(*(submit(one, index) for index, one in enumerate(opened)))
+    return took
+
+
+async def poll_for(
+    address: dict[str, Any], seconds: float, clients: int, *, tls: bool, hertz: float | None
+) -> list[float]:
+    """Let each client poll a queued request of its own; hertz None is as fast as it can."""
+    took: list[float] = []
+
+    async def poll(connection: Connection, index: int) -> None:
+        _, answer = await connection.call("POST", f"/queue/{APP}", json.dumps(REQUEST).encode())
+        path = f"/queue/{APP}/requests/{json.loads(answer)['request_id']}/status?logs=true"
+        if hertz:
+            await asyncio.sleep(index / clients / hertz)
+        until = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < until:
+            status, answer = await connection.call("GET", path)
+            took.append(time.perf_counter() - began)
+            assert status == 202, answer
+            if hertz:
+                await asyncio.sleep(max(0.0, 1 / hertz - took[-1]))
+
+    async with connections(address, clients, tls=tls) as opened:
+        await asyncio.gather(*(poll(one, index) for index, one in enumerate(opened)))
+    return took
+
+
+async def run_against_engine(
+    address: dict[str, Any], model: Path, repeats: int
+) -> tuple[list[float], list[float]]:
+    """Time the same request through `run` and in an engine here, in turn; seeds differ."""
+    from glmimage import GenerationRequest, Pipeline
+    from glmimage.engine.engine import Engine
+    from glmimage.types import PictureReady
+
+    engine = Engine(Pipeline.load(model).stages)
+    through, direct = [], []
+    async with connections(address, 1, tls=False) as (connection,):
+        while (await connection.call("GET", "/health/ready"))[0] != 200:
+            await asyncio.sleep(0.1)
+        for index in range(-3, repeats):
+            seed = 1000 + index
+            began = time.perf_counter()
+            body = json.dumps({**REQUEST, "seed": seed}).encode()
+            status, answer = await connection.call("POST", f"/run/{APP}", body)
+            through.append(time.perf_counter() - began)
+            assert status == 200, answer
+            began = time.perf_counter()
+            engine.add_request(
+                GenerationRequest(
+                    str(REQUEST["prompt"]), width=512, height=512, num_inference_steps=10, seed=seed
+                )
+            )
+            while not any(isinstance(event, PictureReady) for event in engine.step()):
+                pass
+            direct.append(time.perf_counter() - began)
+    return through[3:], direct[3:]  # the first three warm up
+
+
+def percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def latency_rows(case: str, took: list[float]) -> Iterator[Row]:
+    yield row(case, "p50 ms", statistics.median(took) * 1e3)
+    yield row(case, "p99 ms", percentile(took, 0.99) * 1e3)
+
+
+def row(case: str, metric: str, ours: float, target: float | None = None) -> Row:
+    found: Row = {"case": case, "metric": metric, "ours": round(ours, 3)}
+    return found if target is None else {**found, "target": target}
+
+
+def without_worker(options: argparse.Namespace, folder: Path, model: Path) -> Iterator[Row]:
+    server = Server(folder, model, 0)
+    try:
+        address = server.address()
+        yield row("server at rest", "memory MiB", server.memory_bytes() / 2**20)
+        for tls in (False, True):
+            for hertz in (10.0, None):
+                pace = "10 Hz each" if hertz else "as fast as they can"
+                case = f"{options.clients} clients poll, {pace}, {'https' if tls else 'http'}"
+                began, used = time.perf_counter(), server.cpu_s()
+                took = uvloop.run(
+                    poll_for(address, options.seconds, options.clients, tls=tls, hertz=hertz)
+                )
+                cpu = (server.cpu_s() - used) / (time.perf_counter() - began)
+                rate = len(took) / options.seconds
+                yield row(case, "polls a second", rate, None if hertz is None else 1500)
+                yield from latency_rows(case, took)
+                yield row(case, "server's share of a core", cpu)
+        case = f"submits on {options.connections} connections"
+        took = uvloop.run(submit_for(address, options.seconds, options.connections))
+        yield row(case, "submits a second", len(took) / options.seconds, 300)
+        yield from latency_rows(case, took)
+        yield row("server after the load", "memory MiB", server.memory_bytes() / 2**20, 250)
+    finally:
+        server.stop()
+
+
+def with_worker(options: argparse.Namespace, folder: Path, model: Path) -> Iterator[Row]:
+    server = Server(folder, model, 1)
+    try:
+        address = server.address()
+        through, direct = uvloop.run(run_against_engine(address, model, options.repeats))
+        case = f"run, toy checkpoint, 512x512, 10 steps, {options.repeats} times"
+        yield row(case, "engine p50 ms", statistics.median(direct) * 1e3)
+        yield row(case, "run p50 ms", statistics.median(through) * 1e3)
+        added = (statistics.median(through) - statistics.median(direct)) * 1e3
+        yield row(case, "added p50 ms", added, 30)
+        tail = (percentile(through, 0.99) - percentile(direct, 0.99)) * 1e3
+        yield row(case, "added p99 ms", tail)
+    finally:
+        server.stop()
+
+
+def card(options: argparse.Namespace) -> dict[str, Any]:
+    """Say what was measured where."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "src", "bench")
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    packages = ("glmimage", "starlette", "uvicorn", "sqlalchemy", "torch")
+    return {
+        "date": datetime.date.today().isoformat(),
+        "device": f"cpu: {found[1] if found else platform.processor()}",
+        "threads": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "commit": git("rev-parse", "HEAD")[:12] + ("+changes" if changed else ""),
+        "command": shlex.join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "model": "toy checkpoint",
+        "store": "SQLite",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
+    parser.add_argument("--clients", type=int, default=200, help="that poll")
+    parser.add_argument("--connections", type=int, default=16, help="that submit")
+    parser.add_argument("--repeats", type=int, default=60, help="of run")
+    parser.add_argument("--no-write", action="store_true", help="do not keep the result")
+    options = parser.parse_args()
+
+    from glmimage.loading.tiny import make_tiny
+
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = make_tiny(folder / "toy", seed=0)
+        for part, measure in (("alone", without_worker), ("worker", with_worker)):
+            for one in measure(options, folder / part, model):
+                print(f"{one['case']:60} {one['metric']:26} {one['ours']:10.2f}", flush=True)
+                rows.append(one)
+    result = {"card": card(options), "rows": rows}
+    if not options.no_write:
+        device = re.sub(r"[^a-z0-9]+", "-", result["card"]["device"].lower()).strip("-")[:20]
+        name = f"{result['card']['date']}-{device.strip('-')}-serve.json"
+        (ROOT / "bench" / "results" / name).write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
