@@ -62,6 +62,17 @@ async def test_thinking_aloud_is_cut():
     assert (await PromptExpander(service.endpoint()).expand_prompt(PROMPT)).prompt == RICH
 
 
+async def test_apostrophes_are_not_taken_for_quotes():
+    service = Service(chat("It's the baker's poster 'OPEN' with “Café”, the day's best"))
+    expansion = await PromptExpander(service.endpoint()).expand_prompt(PROMPT)
+    assert expansion.prompt == "It’s the baker’s poster 'OPEN' with “Café”, the day’s best"
+    service.answer = chat("the dog's bone and the cat's bowl")
+    expansion = await PromptExpander(service.endpoint()).expand_prompt("a dog and a cat")
+    assert expansion.prompt == "the dog’s bone and the cat’s bowl"
+    service.answer = chat("It's 'don't' in red")
+    assert not (await PromptExpander(service.endpoint()).expand_prompt("a sign 'dont'")).expanded
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -71,7 +82,7 @@ async def test_thinking_aloud_is_cut():
         'A poster that reads "OPEN" and “Café”',
         "A poster that reads 'OPEN ' and “Café”",
         "A poster that reads OPEN and Café",
-        "It's a poster 'OPEN' with “Café”",
+        "It is the bakers' poster 'OPEN' with “Café”",
         f'"{RICH}"',
         "",
         "   ",

@@ -343,5 +343,13 @@ def test_international_names_are_encoded_before_they_are_checked():
     )
 
 
+async def test_public_addresses_behind_nat64_are_reached(internet):
+    """On a network with IPv6 alone, that is how the rest of the internet looks."""
+    internet.names["four.example"] = [["64:ff9b::5db8:d70e"]]
+    internet.pages = {"/": page(b"picture")}
+    assert (await internet.fetch("http://four.example/")).content == b"picture"
+    assert internet.dialled == [("64:ff9b::5db8:d70e", 80)]
+
+
 async def test_the_system_resolves_names():
     assert "127.0.0.1" in await resolve_host("localhost", 80)

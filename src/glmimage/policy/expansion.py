@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,9 @@ colours, materials and style concretely, in the language of the prompt, in at mo
 Keep everything the prompt asks for. Text inside quotation marks will be written in the picture:
 repeat every quoted text exactly, character by character, in the same quotation marks and order,
 and put nothing else in quotation marks. Do not use apostrophes. Answer with the new prompt only."""
+
+# two of them in a text look like a quotation to the model, however often one asks for none
+_APOSTROPHE = re.compile(r"(?<=\w)'(?=\w)")
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,13 @@ class PromptExpander:
         if self._endpoint is None:
             return self._failed(prompt, "prompt expansion is not configured on this server")
         try:
-            answer = await self._endpoint.post("chat/completions", self._question(prompt))
-            text = _read_answer(answer)
+            question = self._question(self._endpoint, prompt)
+            text = _read_answer(await self._endpoint.post("chat/completions", question))
         except ServiceUnavailable as error:
             return self._failed(prompt, f"prompt expansion failed: {error.message}")
         reason = why_not_usable(prompt, text)
+        if reason and not why_not_usable(prompt, curled := _APOSTROPHE.sub("’", text)):
+            text, reason = curled, ""
         if reason:
             return Expansion(prompt, False, f"The original prompt is used: {reason}.")
         return Expansion(text, True)
@@ -59,16 +65,14 @@ class PromptExpander:
         if self._endpoint is not None:
             await self._endpoint.close()
 
-    def _question(self, prompt: str) -> dict[str, Any]:
-        assert self._endpoint is not None
+    def _question(self, endpoint: Endpoint, prompt: str) -> dict[str, Any]:
+        # nothing else: some services refuse a temperature, others the name of a length limit
         return {
-            "model": self._endpoint.model,
+            "model": endpoint.model,
             "messages": [
                 {"role": "system", "content": INSTRUCTIONS},
                 {"role": "user", "content": prompt},
             ],
-            "temperature": 0.7,
-            "max_tokens": 600,
         }
 
     def _failed(self, prompt: str, reason: str) -> Expansion:
