@@ -9,7 +9,7 @@ Expected on one CPU core: velocity error of text cells at u = .99 .6 after 10 mi
 import argparse
 import random
 import tempfile
-import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from designs import SIZES, load_codebook, load_words
 from diffusers import AutoencoderKL, GlmImageTransformer2DModel
-from latents import CAPACITY, MIX, LatentStore
+from latents import CAPACITY, MIX, Crop, LatentStore
 from layout import VISION_VOCAB_SIZE
 from renderer import (
     CODEBOOK_SIZE,
@@ -26,7 +26,7 @@ from renderer import (
     PALETTE,
 )
 from torch import nn
-from training import CODEBOOK, RUNS, Average, Muon, Run, compiled, split_parameters
+from training import CODEBOOK, DEVICE, RUNS, Average, Muon, Run, autocast, compiled, split_parameters
 from transformers import T5Config, T5EncoderModel
 from type_tokens import CHARS, INKS, NUM_TEXT_TOKENS, PARTS, STYLES, TEXT
 
@@ -60,7 +60,7 @@ GLYPH_CONFIG = {
 }
 # Made before the first step: with a tenth of them the training learns the pictures by heart.
 FIRST_PICTURES = {("wall", 16): 800, ("design", 16): 400, ("design", 32): 30, ("edit", 16): 150}
-NUM_GLYPH_TOKENS = 48  # room for the quoted strings of a prompt, bytes and end marks
+NUM_GLYPH_TOKENS = 96  # room for the quoted strings of a prompt, bytes and end marks
 
 
 class PartedEmbedding(nn.Module):
@@ -149,7 +149,7 @@ class Decoder(nn.Module):
         valid = owner >= 0
         states = self.glyphs(ids, attention_mask=valid.long()).last_hidden_state
         embeds = states.new_zeros(batch, NUM_GLYPH_TOKENS, states.shape[-1])
-        mask = torch.zeros(batch, NUM_GLYPH_TOKENS, dtype=torch.bool)
+        mask = torch.zeros(batch, NUM_GLYPH_TOKENS, dtype=torch.bool, device=ids.device)
         for i in range(batch):
             mine = states[owner == i][:NUM_GLYPH_TOKENS]
             embeds[i, : len(mine)] = mine
@@ -191,8 +191,8 @@ class Decoder(nn.Module):
 
     def _reference(self, latents, tokens, size, cos, sin):
         """Return every layer's keys and values of a source: run once, at time 0, without text."""
-        x = self._patches(latents, tokens, torch.ones(len(latents)))
-        time_ = torch.zeros(len(latents))
+        time_ = size.new_zeros(len(latents))
+        x = self._patches(latents, tokens, time_ + 1)
         temb = self.dit.time_condition_embed(time_, size, torch.zeros_like(size), x.dtype)
         kept, text = [], x[:, :0]
         for block in self.dit.transformer_blocks:
@@ -262,35 +262,90 @@ def shift_of(size: torch.Tensor) -> torch.Tensor:
     return 0.25 + 0.75 * size.prod(1).sqrt() / 256
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees; prompts is None for walls of type."""
+
+    noisy: torch.Tensor
+    velocity: torch.Tensor
+    tokens: torch.Tensor
+    keep_prior: torch.Tensor
+    timestep: torch.Tensor
+    target_size: torch.Tensor
+    reference: tuple[torch.Tensor, torch.Tensor] | None
+    prompts: list[str] | None
+
+
+def draw_batch(
+    crop: Crop, store: LatentStore, scale: int, rng: random.Random, noise_rng: torch.Generator, progress: float
+) -> Batch:
+    """Draw crops, the noise they get, and what is left out: one prior in ten, and with it any source."""
+    size = crop.batch * scale
+    all_latents, all_tokens, numbers = store.crops(rng, size, crop.cells)
+    latents, tokens, reference, prompts = all_latents[0], all_tokens[0].to(DEVICE), None, None
+    if crop.kind == "wall":
+        width, height = rng.choices([s for s, _ in SIZES], [w for _, w in SIZES])[0]
+        target_size = torch.tensor([[height, width]] * size).float()
+    else:
+        target_size = torch.tensor([store.grid(n) for n in numbers]).float() * 32
+        prompts = [store.prompt(n) for n in numbers]
+    noisy, velocity, timestep = noisy_batch(latents, noise_rng, shift_of(target_size), progress)
+    keep_prior = (torch.rand(size, generator=noise_rng) > 0.1).float()
+    if crop.kind == "edit":
+        keep_prior = torch.full((size,), float(torch.rand(1, generator=noise_rng) > 0.1))
+        if keep_prior[0]:
+            reference = all_latents[1].to(DEVICE), all_tokens[1].to(DEVICE)
+    moved = (t.to(DEVICE, non_blocking=True) for t in (noisy, velocity, keep_prior, timestep, target_size))
+    noisy, velocity, keep_prior, timestep, target_size = moved
+    return Batch(noisy, velocity, tokens, keep_prior, timestep, target_size, reference, prompts)
+
+
+def predict(decoder: Decoder, batch: Batch, rng: random.Random, drop: float) -> torch.Tensor:
+    """Return the velocity (B, 16, h, w), float32; `drop` is the share of pictures without their quoted texts."""
+    size = len(batch.tokens)
+    with autocast():
+        if batch.prompts is None:
+            states = decoder.glyphs(torch.ones(1, 1, dtype=torch.long, device=DEVICE)).last_hidden_state
+            embeds, mask = states.expand(size, -1, -1), None
+        else:
+            ids, owner = (t.to(DEVICE) for t in glyph_batch(batch.prompts, rng, drop))
+            embeds, mask = decoder.encode_glyphs(ids, owner, size)
+        noisy, tokens, keep_prior = batch.noisy.bfloat16(), batch.tokens, batch.keep_prior
+        out = decoder(noisy, embeds, mask, tokens, keep_prior, batch.timestep, batch.target_size, batch.reference)
+    return out.float()
+
+
+def spread(is_text: torch.Tensor) -> torch.Tensor:
+    """Spread a mask of cells (B, h, w) to latents (B, 1, 4h, 4w)."""
+    return is_text.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
+
+
 @torch.no_grad()
 def validate(decoder: Decoder, store: LatentStore, num: int = 6) -> dict[str, float]:
     """Measure the velocity error on text cells of held-out designs at u = .99, .9, .7, .4."""
     rng = torch.Generator().manual_seed(1)
     latents = torch.from_numpy(store.latents[:num, 0].astype(np.float32))
-    tokens = torch.from_numpy(store.tokens[:num, 0].astype(np.int64))
-    text = (tokens < NUM_TEXT_TOKENS).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand_as(latents)
-    prompts = [store.prompt(i) for i in range(num)]
-    ids, owner = glyph_batch(prompts, random.Random(0), 0.0)
+    tokens = torch.from_numpy(store.tokens[:num, 0].astype(np.int64)).to(DEVICE)
+    text = spread(tokens < NUM_TEXT_TOKENS).expand_as(latents)
+    size = torch.tensor([store.grid(i) for i in range(num)]).float() * 32
     noise = torch.randn(latents.shape, generator=rng)
-    result = {}
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        embeds, mask = decoder.encode_glyphs(ids, owner, num)
-        for u in (0.99, 0.9, 0.7, 0.4):
-            size = torch.tensor([store.grid(i) for i in range(num)]).float() * 32
-            mu = shift_of(size)
-            sigma = (mu * u / (mu * u + 1 - u)).view(-1, 1, 1, 1)
-            time_ = torch.full((num,), u * 1000 - 1)
-            noisy = (1 - sigma) * latents + sigma * noise
-            out = decoder(noisy.bfloat16(), embeds, mask, tokens, torch.ones(num), time_, size)
-            result[f"text_{u}"] = float((out.float() - (noise - latents)).square()[text].mean())
+    velocity, result = (noise - latents).to(DEVICE), {}
+    for u in (0.99, 0.9, 0.7, 0.4):
+        sigma = (shift_of(size) * u / (shift_of(size) * u + 1 - u)).view(-1, 1, 1, 1)
+        noisy, time_ = ((1 - sigma) * latents + sigma * noise).to(DEVICE), torch.full((num,), u * 1000 - 1)
+        prompts = [store.prompt(i) for i in range(num)]
+        ones, time_ = torch.ones(num, device=DEVICE), time_.to(DEVICE)
+        batch = Batch(noisy, velocity, tokens, ones, time_, size.to(DEVICE), None, prompts)
+        result[f"text_{u}"] = float((predict(decoder, batch, random.Random(0), 0.0) - velocity).square()[text].mean())
     return result
 
 
 def main() -> None:
     """Train until the budget is spent."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=120)
+    parser.add_argument("--minutes", type=float, default=360)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--scale", type=int, default=1, help="larger batches and more pictures, for a GPU")
     parser.add_argument("--name", default="decoder")
     parser.add_argument("--from", dest="source", type=Path, help="weights to begin with, as warm_start.py writes them")
     parser.add_argument("--eager", action="store_true")
@@ -299,61 +354,36 @@ def main() -> None:
     torch.manual_seed(0)
     words, held_out = load_words()
     codebook = load_codebook(CODEBOOK, words)
-    vae = AutoencoderKL.from_pretrained(RUNS / "vae").eval().requires_grad_(False)
+    vae = AutoencoderKL.from_pretrained(RUNS / "vae").eval().requires_grad_(False).to(DEVICE)
     stores = {key: LatentStore(*key, vae, codebook, words, RUNS) for key in CAPACITY}
     check = LatentStore("design", 16, vae, codebook, held_out, Path(tempfile.mkdtemp()))
-    for _ in range(6):
-        check.grow()
+    check.grow_to(6)
     decoder = Decoder(codebook.centres)
     if args.source:
         decoder.load_state_dict(torch.load(args.source, weights_only=True))
+    decoder.to(DEVICE)
     average = Average(decoder, 0.998)
-    matrices, rest = split_parameters(decoder.dit.transformer_blocks, ("attn1", "ff"))
+    matrices, _ = split_parameters(decoder.dit.transformer_blocks, ("attn1", "ff"))
     ids = {id(p) for p in matrices}
     rest = [p for p in decoder.parameters() if p.requires_grad and id(p) not in ids]
     optimizers = [Muon(matrices, lr=0.01, weight_decay=0.01), torch.optim.AdamW(rest, lr=1.5e-3, betas=(0.9, 0.98))]
     run = Run(args.name, args.minutes, {"decoder": decoder, "average": average}, optimizers)
     for key, least in FIRST_PICTURES.items():
-        while len(stores[key]) < least:
-            stores[key].grow()
+        stores[key].grow_to(least * args.scale)
     if not args.eager:  # one block, reused by all: the whole network takes minutes to compile for each shape
         decoder.block = compiled(_block)
     rng, noise_rng = random.Random(run.num_steps), torch.Generator().manual_seed(run.num_steps)
     recent: dict[str, float] = {}
-    started = time.monotonic()
     for progress in run.steps():
         if run.num_steps % 3 == 0:
             grown = stores[rng.choices(list(CAPACITY), [0.5, 0.33, 0.04, 0.13])[0]]
             if len(grown) < grown.capacity or run.num_steps % 12 == 0:
                 grown.grow()
         crop = rng.choices(MIX, [m.share for m in MIX])[0]
-        batch, store = crop.batch, stores[crop.kind, crop.store_cells]
-        all_latents, all_tokens, numbers = store.crops(rng, batch, crop.cells)
-        latents, tokens, reference = all_latents[0], all_tokens[0], None
-        if crop.kind == "wall":
-            width, height = rng.choices([s for s, _ in SIZES], [w for _, w in SIZES])[0]
-            target_size = torch.tensor([[height, width]] * batch).float()
-        else:
-            target_size = torch.tensor([store.grid(n) for n in numbers]).float() * 32
-        noisy, velocity, timestep = noisy_batch(latents, noise_rng, shift_of(target_size), progress)
-        keep_prior = (torch.rand(batch, generator=noise_rng) > 0.1).float()
-        if crop.kind == "edit":  # the pass without prompt sees no source either
-            if torch.rand(1, generator=noise_rng) < 0.1:
-                keep_prior = torch.zeros(batch)
-            else:
-                keep_prior, reference = torch.ones(batch), (all_latents[1], all_tokens[1])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            if crop.kind != "wall":
-                prompts = [store.prompt(n) for n in numbers]
-                embeds, mask = decoder.encode_glyphs(*glyph_batch(prompts, rng, 0.15), batch)
-            else:
-                states = decoder.glyphs(torch.ones(1, 1, dtype=torch.long)).last_hidden_state
-                embeds, mask = states.expand(batch, -1, -1), None
-            out = decoder(noisy.bfloat16(), embeds, mask, tokens, keep_prior, timestep, target_size, reference)
-        is_text = (tokens < NUM_TEXT_TOKENS).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
-        weight = torch.where(is_text, 1.0, 0.4 if progress < 0.35 else 0.7)
-        error = (out.float() - velocity).square()
-        loss = (error * weight).mean() / weight.mean()
+        batch = draw_batch(crop, stores[crop.kind, crop.store_cells], args.scale, rng, noise_rng, progress)
+        out = predict(decoder, batch, rng, drop=0.15)
+        weight = torch.where(spread(batch.tokens < NUM_TEXT_TOKENS), 1.0, 0.4 if progress < 0.35 else 0.7)
+        loss = ((out - batch.velocity).square() * weight).mean() / weight.mean()
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -361,11 +391,11 @@ def main() -> None:
         for optimizer in optimizers:
             optimizer.step()
         average.update(decoder)
-        run.num_samples += batch
+        run.num_samples += len(batch.tokens)
         name = f"{crop.kind}_{crop.cells}"
         recent[name] = loss.item() if name not in recent else 0.95 * recent[name] + 0.05 * loss.item()
         if run.num_steps % 20 == 0:
-            run.log(**recent, made=sum(map(len, stores.values())), wall_s=time.monotonic() - started)
+            run.log(**recent, made=sum(map(len, stores.values())))
         if run.num_steps % 200 == 100:
             run.log(**validate(decoder, check))
 

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 from edits import random_edit
 from prompts import write_prompt
 from renderer import BackgroundCodebook, Design, cell_tokens, draw, prior_tokens
+from training import DEVICE, autocast
 from vae import to_tensor
 
 
@@ -96,6 +97,11 @@ class LatentStore:
             return random_edit(seed, self.words, (self.cells, self.cells)).prompt
         return write_prompt(random_content(seed, self.words), seed)
 
+    def grow_to(self, num_pictures: int) -> None:
+        """Make pictures until there are so many, or the store is full."""
+        while len(self) < min(num_pictures, self.capacity):
+            self.grow()
+
     @torch.no_grad()
     def grow(self) -> None:
         """Draw and encode one more picture, or pair."""
@@ -104,9 +110,9 @@ class LatentStore:
         for i, (design, tokens) in enumerate(self._designs(self.num_made)):
             y, x = rng.randrange(design.num_rows - cells + 1), rng.randrange(design.num_columns - cells + 1)
             picture = draw(design)[32 * y : 32 * (y + cells), 32 * x : 32 * (x + cells)]
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                latents = self.vae.encode(to_tensor([picture])).latent_dist.mode()
-            self.latents[slot, i] = ((latents.float() - self.mean) / self.std)[0].half().numpy()
+            with autocast():
+                latents = self.vae.encode(to_tensor([picture]).to(DEVICE)).latent_dist.mode()
+            self.latents[slot, i] = ((latents.float().cpu() - self.mean) / self.std)[0].half().numpy()
             self.tokens[slot, i] = tokens[y : y + cells, x : x + cells]
         self.num_made += 1
         if self.num_made % 10 == 0:

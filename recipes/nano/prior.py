@@ -6,6 +6,7 @@ Expected on one CPU core: letters right .5 after 15 minutes, .9 after 40, .97 af
 """
 
 import argparse
+import itertools
 import random
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from renderer import (
     prior_tokens,
 )
 from torch import nn
-from training import CODEBOOK, Average, Muon, Run, compiled, split_parameters
+from training import CODEBOOK, DEVICE, Average, Muon, Run, autocast, compiled, in_processes, split_parameters
 from type_tokens import CHARS, INKS, NUM_TEXT_TOKENS, PARTS, SPELLS, STYLES, TEXT
 
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
@@ -228,20 +229,25 @@ def importance(sequence: Sequence) -> np.ndarray:
 
 
 class Samples:
-    """Random training sequences, deterministic by their number."""
+    """Random training sequences, deterministic by the number of their batch.
 
-    def __init__(self, codebook: BackgroundCodebook, words: list[str], first_seed: int = 0):
-        self.codebook, self.words, self.next_seed = codebook, words, first_seed
+    first_seed: where the seeds begin; scale: how many times larger the batches are than on one CPU core.
+    """
 
-    def batch(self, kind: str, size: int | None = None) -> tuple[torch.Tensor, ...]:
+    def __init__(self, codebook: BackgroundCodebook, words: list[str], first_seed: int = 0, scale: int = 1):
+        self.codebook, self.words, self.first_seed, self.scale = codebook, words, first_seed, scale
+
+    def __call__(self, number: int) -> tuple[str, tuple[torch.Tensor, ...]]:
+        """Return the kind of batch `number`, and the batch."""
+        kind = random.Random(number).choices(list(KINDS), [share for _, _, share in KINDS.values()])[0]
+        return kind, self.batch(kind, number)
+
+    def batch(self, kind: str, number: int) -> tuple[torch.Tensor, ...]:
         """Return ids (B, S), positions (B, 3, S), targets (B, S), weights (B, S) of a kind."""
-        length, size = KINDS[kind][0], size or KINDS[kind][1]
-        sequences = []
-        while len(sequences) < size:
-            sequence = self.sequence(self.next_seed, kind)
-            self.next_seed += 1
-            if len(sequence.ids) <= length + 1:
-                sequences.append(sequence)
+        length, size = KINDS[kind][0], KINDS[kind][1] * self.scale
+        seeds = itertools.count(self.first_seed + number * 32 * self.scale)
+        fitting = (s for s in (self.sequence(seed, kind) for seed in seeds) if len(s.ids) <= length + 1)
+        sequences = list(itertools.islice(fitting, size))
         ids = np.zeros((size, length + 1), np.int64)
         positions = np.zeros((size, 3, length + 1), np.int64)
         weights = np.zeros((size, length + 1), np.float32)
@@ -280,8 +286,8 @@ def _rows_that_decide(rng: random.Random, design: Design) -> np.ndarray:
 
 def loss_of(prior, batch):
     """Return the weighted cross entropy of the learnt tokens, their logits and their places in the flat batch."""
-    ids, positions, targets, weights = batch
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    ids, positions, targets, weights = (t.to(DEVICE, non_blocking=True) for t in batch)
+    with autocast():
         hidden = prior(ids, positions)
         where = weights.flatten().nonzero().squeeze(1)
         logits = hidden.flatten(0, 1)[where] @ prior.head.merged().bfloat16().T
@@ -294,12 +300,11 @@ def loss_of(prior, batch):
 def validate(prior, samples: Samples, num_batches: int = 3) -> dict[str, float]:
     """Measure teacher-forced accuracy where it matters: first cell, places, letters, their other parts, background."""
     counts: dict[str, list[float]] = {}
-    samples.next_seed = 80_000_000
     spells = torch.from_numpy(SPELLS)
     for kind in ("small", "rows", "edit"):
-        for _ in range(num_batches):
-            batch = samples.batch(kind)
-            _, logits, where = loss_of(prior, batch)
+        for number in range(num_batches):
+            batch = samples.batch(kind, number)
+            _, logits, where = (t.cpu() for t in loss_of(prior, batch))
             targets, right = batch[2].flatten()[where], logits.argmax(-1) == batch[2].flatten()[where]
             previous = batch[0].flatten()[where]
             is_text = targets < NUM_TEXT_TOKENS
@@ -326,6 +331,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=360)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=0, help="that draw the data; 0: the training's own")
+    parser.add_argument("--scale", type=int, default=1, help="larger batches, for a GPU")
     parser.add_argument("--name", default="prior")
     parser.add_argument("--from", dest="source", type=Path, help="weights to begin with, as warm_start.py writes them")
     parser.add_argument("--eager", action="store_true")
@@ -337,19 +344,19 @@ def main() -> None:
     prior = Prior(codebook.centres)
     if args.source:
         prior.load_state_dict(torch.load(args.source, weights_only=True))
+    prior.to(DEVICE)
     average = Average(prior, 0.995)
     matrices, rest = split_parameters(prior, ("self_attn", "mlp"))
     optimizers = [Muon(matrices, lr=0.012, weight_decay=0.01), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.95))]
     run = Run(args.name, args.minutes, {"prior": prior, "average": average}, optimizers)
     if not args.eager:  # one layer, reused by all
         prior.run_layer = compiled(Layer.forward)
-    samples = Samples(codebook, words, run.num_samples)
-    checks = Samples(codebook, held_out)
-    rng = random.Random(run.num_steps)
+    samples = Samples(codebook, words, scale=args.scale)
+    checks = Samples(codebook, held_out, first_seed=80_000_000)
+    batches = in_processes(samples, itertools.count(run.num_steps), args.processes)
     recent: dict[str, float] = {}
-    for _ in run.steps():
-        kind = rng.choices(list(KINDS), [share for _, _, share in KINDS.values()])[0]
-        loss = loss_of(prior, samples.batch(kind))[0]
+    for _, (kind, batch) in zip(run.steps(), batches, strict=False):
+        loss = loss_of(prior, batch)[0]
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -357,7 +364,7 @@ def main() -> None:
         for optimizer in optimizers:
             optimizer.step()
         average.update(prior)
-        run.num_samples = samples.next_seed
+        run.num_samples += len(batch[0])
         recent[kind] = loss.item() if kind not in recent else 0.9 * recent[kind] + 0.1 * loss.item()
         if run.num_steps % 10 == 0:
             run.log(**recent)

@@ -17,7 +17,7 @@ from designs import load_codebook, load_words, text_wall
 from PIL import Image
 from renderer import CODEBOOK_SIZE, FIRST_BACKGROUND, BackgroundCodebook, background_features, cell_tokens, draw
 from torch import nn
-from training import CODEBOOK, Run
+from training import CODEBOOK, DEVICE, Run
 from type_tokens import NUM_TEXT_TOKENS
 from vae import random_design, random_shapes, random_texture
 
@@ -104,12 +104,13 @@ def main() -> None:
     encoder = CellEncoder(codebook.centres)
     if args.source:
         encoder.load_state_dict(torch.load(args.source, weights_only=True))
+    encoder.to(DEVICE)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
     run = Run("tokenizer", args.minutes, {"encoder": encoder}, [optimizer])
     rng = random.Random(run.num_steps)
     for _ in run.steps():
         parts = [sample(rng, words, codebook) for _ in range(10)]
-        patches, targets = torch.cat([p for p, _ in parts]), torch.cat([t for _, t in parts])
+        patches, targets = (torch.cat(tensors).to(DEVICE) for tensors in zip(*parts, strict=True))
         # Plain cells repeat: each distinct answer of a batch counts by the root of its number.
         counts = torch.bincount(targets, minlength=CODEBOOK_SIZE)[targets].float()
         logits = 30 * encoder(patches) @ F.normalize(encoder.codes, dim=-1).T

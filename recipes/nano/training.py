@@ -2,18 +2,23 @@
 
 import contextlib
 import ctypes
+import itertools
 import json
 import math
+import multiprocessing
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import nn
 
-RUNS = Path(__file__).parent / "runs"
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+RUNS = Path(os.environ.get("NANO_RUNS", Path(__file__).parent / "runs"))
 CODEBOOK = RUNS / "background_codebook.json"
 
 
@@ -27,6 +32,25 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(mmap_threshold, 2**31 - 1)
         libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def autocast() -> torch.autocast:
+    """Compute in bfloat16 where that is safe, on the device at hand."""
+    return torch.autocast(DEVICE.type, dtype=torch.bfloat16)
+
+
+def in_processes(function, arguments: Iterator, num_processes: int, num_ahead: int = 3) -> Iterator:
+    """Yield function(argument) in order, computed ahead by other processes; in this one when num_processes is 0."""
+    if not num_processes:
+        yield from map(function, arguments)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting = deque(pool.submit(function, a) for a in itertools.islice(arguments, num_processes * num_ahead))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, a) for a in itertools.islice(arguments, 1))
+            yield result
 
 
 def compiled(function):
@@ -81,7 +105,7 @@ class Run:
         self.base_lrs = [[g["lr"] for g in o.param_groups] for o in optimizers]
         self.elapsed_s, self.num_steps, self.num_samples = 0.0, 0, 0
         self._stop = False
-        RUNS.mkdir(exist_ok=True)
+        RUNS.mkdir(parents=True, exist_ok=True)
         keep_freed_memory()
         if self.path.exists():
             self._resume()
@@ -163,7 +187,8 @@ class Average:
 
     def load_state_dict(self, state):
         """Restore the averaged values and the count."""
-        self.values, self.num_updates = state["values"], state["num_updates"]
+        self.values = {k: v.to(self.values[k].device) for k, v in state["values"].items()}
+        self.num_updates = state["num_updates"]
 
 
 def split_parameters(module: nn.Module, matrix_names: tuple[str, ...]) -> tuple[list, list]:

@@ -10,7 +10,7 @@ from designs import load_words, random_content, random_grid, text_wall, typeset
 from diffusers import AutoencoderKL
 from renderer import CELL, PALETTE, Design, Shape, draw, draw_background
 from torch import nn
-from training import RUNS, Run
+from training import DEVICE, RUNS, Run, autocast
 
 CONFIG = {
     "block_out_channels": (16, 32, 64, 128),
@@ -160,7 +160,8 @@ def reconstruction_loss(decoded: torch.Tensor, target: torch.Tensor) -> torch.Te
 def validate(vae: AutoencoderKL, pictures: torch.Tensor) -> float:
     """Return the mean PSNR in dB over pictures (N, 3, H, W)."""
     with torch.no_grad():
-        decoded = torch.cat([vae.decode(vae.encode(p[None]).latent_dist.mode()).sample for p in pictures])
+        codes = (vae.encode(p[None].to(DEVICE)).latent_dist.mode() for p in pictures)
+        decoded = torch.cat([vae.decode(code).sample.cpu() for code in codes])
     mse = ((decoded.clamp(-1, 1) - pictures) / 2).square().mean(dim=(1, 2, 3))
     return float((-10 * mse.log10()).mean())
 
@@ -171,7 +172,7 @@ def measure_latents(vae: AutoencoderKL, words: list[str], num_pictures: int = 60
     with torch.no_grad():
         for seed in range(num_pictures):
             design = (text_wall if seed % 3 == 0 else random_design)(10_000_000 + seed, words)
-            sums.append(vae.encode(to_tensor([draw(design)])).latent_dist.mode()[0].flatten(1))
+            sums.append(vae.encode(to_tensor([draw(design)]).to(DEVICE)).latent_dist.mode()[0].flatten(1).cpu())
     latents = torch.cat(sums, dim=1)
     vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
 
@@ -185,7 +186,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     words, held_out = load_words()
-    vae = build()
+    vae = build().to(DEVICE)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
     run = Run("vae", args.minutes, {"vae": vae}, [optimizer])
     contents = [random_content(80_000_000 + i, held_out) for i in range(4)]
@@ -193,8 +194,8 @@ def main() -> None:
     check = torch.cat([check, to_tensor([draw(text_wall(80_000_000 + i, held_out)) for i in range(2)])])
     rng = random.Random(run.num_steps)
     for _ in run.steps(warmup=30):
-        pictures = to_tensor([random_crop(rng, words, 64) for _ in range(12)])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        pictures = to_tensor([random_crop(rng, words, 64) for _ in range(12)]).to(DEVICE)
+        with autocast():
             posterior = vae.encode(pictures).latent_dist
             latents = posterior.mode() + 0.02 * torch.randn_like(posterior.mean)
             decoded = vae.decode(latents).sample
