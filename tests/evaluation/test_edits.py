@@ -12,6 +12,16 @@ from glmimage.evaluation.rows import Asked, Change, Region, Row
 NAVY, WHITE, RED = (16, 32, 84), (255, 255, 255), (220, 30, 40)
 
 
+class Both:
+    """Read the source or the result, whichever it is given."""
+
+    def __init__(self, result, source, picture):
+        self.result, self.source, self.picture = result, source, picture
+
+    def read(self, picture):
+        return (self.source if picture is self.picture else self.result).read(picture)
+
+
 @pytest.fixture
 def before(drawing):
     text = drawing.Text("OPEN", 0.5, 0.5, 0.13, WHITE)
@@ -27,7 +37,11 @@ def verdict(drawing, knows, before):
         row = Row("e", "p", (text,), 1, 512, 512, asked or Asked(), kind="k", change=change)
         picture = drawing.draw(after)
         picture = effect(picture) if effect else picture
-        values = judge(picture, row, knows(after), [drawing.draw(before)]).values
+        source = drawing.draw(before)
+        reader = knows(after)
+        if change.grown:  # the source is read too
+            reader = Both(knows(after), knows(before), source)
+        values = judge(picture, row, reader, [source]).values
         assert values["edit"] == [values["edit_made"][0] * values["edit_kept"][0]]
         return values["edit_made"][0], values["edit_kept"][0]
 

@@ -143,6 +143,7 @@ INSTRUCTIONS: dict[str, list[tuple]] = {
         ("flower", "meadow", "navy", "put the flower in front of a dark blue background"),
     ],
 }
+SMALL = ("move", "enlarge")  # type must have room to grow, and to stand left, in the middle or right
 ALL = ["texts", "background", "text_color", "positions"]
 
 
@@ -234,6 +235,8 @@ EFFECTS: dict[str, Callable[[Image.Image], Image.Image]] = {
 def make_poster_edit(kind: str, case: tuple) -> tuple[list[Image.Image], Image.Image, dict]:
     """Return the sources, the expected picture, and the row's prompt, texts, asked and change."""
     before = poster(case[0])
+    if kind in SMALL:
+        before = replace(before, texts=tuple(replace(text, size=0.55 * text.size) for text in before.texts))
     after, asked, change = before, {}, {"keep": ALL}
     style = POSTERS[case[0]][5]
     if kind == "replace text":
@@ -310,7 +313,7 @@ def main() -> None:
         if args.expected:
             add_noise(expected, number).save(folder / f"{row_id}.png")
         suffix = "jpg" if kind == "scene" else "png"
-        names = [f"sources/{name}.{suffix}" for name in case[: len(sources)]]
+        names = [f"sources/{name}{'-small' * (kind in SMALL)}.{suffix}" for name in case[: len(sources)]]
         if not args.expected:
             for name, source in zip(names, sources, strict=True):
                 source.save(HERE / name, optimize=True, quality=92)

@@ -82,7 +82,7 @@ def check_change(
         seen = set(split_words(line.text for line in result.lines))
         made["gone"] = not seen & (set(split_words(change.gone)) - set(split_words(row.texts)))
     if change.grown:
-        made["grown"] = _has_grown(row, result, source)
+        made["grown"] = _has_grown(row, result, Picture(source.lab, read(sources[0])))
     if change.added:
         kind, color = change.added
         if kind == "frame":
@@ -183,11 +183,15 @@ def _middle(lines: Sequence[Line], width: int, height: int) -> tuple[float, floa
 
 
 def _has_grown(row: Row, result: Picture, source: Picture) -> bool:
-    found = assign_lines(row.texts, result.lines)[0]
-    if not found or not source.lines:
-        return False
-    now = max(line.height for line in found) / result.lab.shape[0]
-    return now >= GROWN * source.lines[0].height / source.lab.shape[0]
+    """Compare the width of a letter, both as read: boxes of different readers differ in height."""
+
+    def letter_width(picture: Picture) -> float:
+        found = assign_lines(row.texts, picture.lines)[0]
+        widths = [(line.box[2] - line.box[0]) / max(len(line.text), 1) for line in found]
+        return max(widths, default=0.0) / picture.lab.shape[1]
+
+    before = letter_width(source)
+    return before > 0 and letter_width(result) >= GROWN * before
 
 
 def _small(lab: NDArray[Any]) -> NDArray[Any]:
