@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from glmimage.policy import FetchLimits, open_policy
+
 CONTENT = bytes(range(256)) * 5000  # more than one chunk of the store
 
 
@@ -216,6 +218,26 @@ def test_uploads_are_references(server):
     url = upload(server, picture.getvalue(), lifecycle={"initial_acl": {"default": "hide"}})
     body = server.submit("edit it", "fal-ai/glm-image/image-to-image", image_urls=[url])
     assert server.result(body["request_id"]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"hello", "image_load_error"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n", "unsupported_image_format"),
+        (b"BM" + bytes(30), "image_load_error"),
+        (bytes(1_000_001), "file_too_large"),
+    ],
+)
+def test_uploads_that_are_no_pictures_are_refused_as_references(serve, content, kind):
+    server = serve(open_policy(reference_limits=FetchLimits(max_bytes=1_000_000)))
+    url = upload(server, content)
+    body = server.submit("edit it", "fal-ai/glm-image/image-to-image", image_urls=[url])
+    answer = server.result(body["request_id"])
+    (detail,) = answer.json()["detail"]
+    assert (answer.status_code, detail["type"]) == (422, kind)
+    assert detail["loc"] == ["body", "image_urls", 0]
+    assert server.worker.claimed == []
 
 
 def test_reads_do_not_wait_for_each_other(server):

@@ -14,10 +14,12 @@ from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
+from ..files import FileMissing
 from ..files.lifecycle import may_read
+from ..files.store import read_all
 from ..jobs import FileRecord
 from ..policy.errors import FetchFailed, PolicyError
-from ..policy.fetch import Fetched, fetch_public, read_data_uri
+from ..policy.fetch import Fetched, fetch_public, read_data_uri, too_large
 from ..policy.references import check_reference
 from .fal.errors import ModelError, detail_item
 from .routing import host_name, locate
@@ -124,7 +126,21 @@ async def _resolve(
         raise FetchFailed(
             f"There is no file {url[:200]!r} on this server.", hint="It may have expired."
         )
+    if record.kind == "upload":
+        await _check_upload(services, record)
     return Reference(record.id, f"file:{record.id}")
+
+
+async def _check_upload(services: Services, record: FileRecord) -> None:
+    """Refuse an upload that is no usable picture; what we have painted or fetched is one."""
+    limit = services.policy.reference_limits.max_bytes
+    if record.size > limit:
+        raise too_large(limit, f"The reference {record.name!r}")
+    try:
+        content = await read_all(services.files, record.path)
+    except FileMissing:
+        raise FetchFailed(f"The file {record.name!r} does not exist any more.") from None
+    await check_reference(content, f"the reference {record.name!r}")
 
 
 def own_file_id(url: str, origins: set[str]) -> str | None:
