@@ -1,6 +1,8 @@
 """Measure the service: submits, polls, what `run` adds to the engine, memory of the server.
 
-    python bench/serve.py --seconds 10 --clients 200 --repeats 60
+    python -P bench/serve.py --seconds 10 --clients 200 --repeats 60
+
+-P, because the queue.py beside this file would be taken for the standard library's.
 
 Starts `glmimage serve` on a fresh data folder, first without a worker (submits and polls are the
 server's own work), then with one on a toy checkpoint, which is what `run` is compared with: the
@@ -274,7 +276,7 @@ def card(options: argparse.Namespace) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "commit": git("rev-parse", "HEAD")[:12] + ("+changes" if changed else ""),
-        "command": shlex.join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-P", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "model": "toy checkpoint",
         "store": "SQLite",
     }
