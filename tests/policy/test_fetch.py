@@ -8,7 +8,7 @@ import zlib
 import pytest
 
 from glmimage.policy import FetchFailed, FileTooLarge
-from glmimage.policy.fetch import read_data_uri
+from glmimage.policy.fetch import _unpacker, read_data_uri
 
 from .conftest import PUBLIC, page
 
@@ -172,6 +172,12 @@ async def test_a_gzip_bomb_is_unpacked_to_the_limit_and_no_further(internet, wra
             await internet.fetch(URL, max_bytes=1_000_000)
     else:  # one layer is taken off, and what is left is no picture
         assert len((await internet.fetch(URL, max_bytes=1_000_000)).content) < 1_000_000
+
+
+def test_a_gzip_bomb_is_unpacked_in_small_pieces():
+    """One chunk of the network may hold a thousand times its size."""
+    pieces = _unpacker("gzip", "a")(gzip.compress(bytes(10_000_000)))
+    assert {len(piece) for piece in pieces} <= {65_536, 10_000_000 % 65_536}
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "compress", "nonsense"])
