@@ -113,9 +113,9 @@ def store_time(connection: Connection) -> float:
     return time.time() if is_sqlite(connection) else float(connection.execute(_NOW).scalar_one())
 
 
-def insert_for(connection: Connection) -> Any:
+def insert_for(dialect: str) -> Any:
     """Return the dialect's `insert`, the one that knows ON CONFLICT."""
-    if is_sqlite(connection):
+    if dialect == "sqlite":
         from sqlalchemy.dialects.sqlite import insert
 
         return insert

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, or_, select, text, update
+from sqlalchemy import Connection, bindparam, delete, insert, or_, select, text, update
 
 from . import order
 from .database import Stamp, is_sqlite, stamp, store_time
@@ -33,26 +34,44 @@ def end(
     last_error: str | None = None,
 ) -> Job:
     """Bring a job to its end: state, answer, webhook."""
-    values = ended(state, status, result) | {
-        "change_number": changed.change_number,
-        "finished_at": changed.now,
-        "worker_id": None,
-        "lease_until": None,
-        "open_stage": None,
-        "queue": None,
-        "dead": dead,
-    }
+    was_waiting = job.waiting
+    columns = ended(state, status, result) | {"dead": dead}
     if last_error is not None:
-        values["last_error"] = last_error
-    if job.waiting:
+        columns["last_error"] = last_error
+    job = replace(
+        job,
+        **columns,
+        change_number=changed.change_number,
+        finished_at=changed.now,
+        worker_id=None,
+        lease_until=None,
+        input=None,
+        result=result,
+    )
+    if was_waiting:
         order.count_jobs(connection, [(job.endpoint, job.place)], -1)
-    row = connection.execute(
-        update(jobs).where(jobs.c.number == job.number).values(values).returning(*JOB_COLUMNS)
-    ).one()
-    connection.execute(update(payloads).where(payloads.c.job_id == job.id).values(result=result))
+    connection.execute(_END, {name: getattr(job, name) for name in _ENDS} | {"job": job.number})
+    connection.execute(_ANSWER, {"job": job.id, "result": result})
     if job.webhook_url:
         write_webhook(connection, job.id, job.webhook_url, changed.now)
-    return job_from(row, None, result)
+    return job
+
+
+_ENDS = (
+    *("state", "status", "error", "error_type", "progress", "dead", "last_error"),
+    *("change_number", "finished_at"),
+)
+_END = (
+    update(jobs)
+    .where(jobs.c.number == bindparam("job"))
+    .values({name: bindparam(name) for name in _ENDS})
+    .values(worker_id=None, lease_until=None, open_stage=None, queue=None)
+)
+_ANSWER = (
+    update(payloads)
+    .where(payloads.c.job_id == bindparam("job"))
+    .values(result=bindparam("result", type_=payloads.c.result.type))
+)
 
 
 def ended(state: State, status: int, result: Document) -> dict[str, Any]:
@@ -71,10 +90,13 @@ def describe(body: Document) -> tuple[str, str | None]:
     return str(detail or "The request failed."), body.get("error_type")
 
 
+_ADD_WEBHOOK = insert(webhooks)
+
+
 def write_webhook(connection: Connection, job_id: str, url: str, now: float) -> None:
     """Put a delivery into the outbox."""
     connection.execute(
-        insert(webhooks),
+        _ADD_WEBHOOK,
         {
             "id": str(uuid.uuid4()),
             "job_id": job_id,

@@ -168,16 +168,20 @@ def finish(
     """End a job well: its result, its files, what it costs and its webhook, or nothing at all."""
     job, changed = owned(connection, claim), stamp(connection)
     if made:
-        connection.execute(insert(files), [file_values(record) for record in made])
+        connection.execute(_ADD_FILES, [file_values(record) for record in made])
     if used is not None:
         record_usage(connection, job, used, changed.now)
     return end(connection, job, changed, state="done", status=200, result=result)
 
 
+_ADD_FILES = insert(files)
+_ADD_USAGE = insert(usage)
+
+
 def record_usage(connection: Connection, job: Job, used: Usage, now: float) -> None:
     """Write down what a job costs."""
     connection.execute(
-        insert(usage),
+        _ADD_USAGE,
         {
             "job_id": job.id,
             "endpoint": job.endpoint,

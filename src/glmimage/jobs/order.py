@@ -13,16 +13,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     Connection,
+    Executable,
     and_,
     bindparam,
     case,
     delete,
     func,
-    literal,
     or_,
     select,
     text,
@@ -52,17 +53,24 @@ def next_place(
 ) -> int:
     """Give a key's next job its place, and move the key's clock on by the size of the job."""
     cost = max(1, round(megapixels * PLACES_PER_MEGAPIXEL))
-    now = connection.execute(_CLOCK, {"clock": priority}).scalar_one()
-    insert = insert_for(connection)(key_clocks).values(
-        api_key_id=api_key_id or "", priority=priority, next_place=now + cost
-    )
-    clock = key_clocks.c.next_place
-    upsert = insert.on_conflict_do_update(
-        index_elements=[key_clocks.c.api_key_id, key_clocks.c.priority],
-        set_={"next_place": case((clock > literal(now), clock), else_=literal(now)) + cost},
-    ).returning(clock)
-    start = connection.execute(upsert).scalar_one() - cost
+    values = {"api_key_id": api_key_id or "", "priority": priority, "cost": cost}
+    start = connection.execute(_move_clock(connection.dialect.name), values).scalar_one() - cost
     return int(start) + (LOW_PRIORITY if priority == "low" else 0)
+
+
+@cache
+def _move_clock(dialect: str) -> Executable:
+    now = select(counters.c.value).where(counters.c.name == bindparam("priority")).scalar_subquery()
+    clock = key_clocks.c.next_place
+    insert = insert_for(dialect)(key_clocks).values(
+        api_key_id=bindparam("api_key_id"),
+        priority=bindparam("priority"),
+        next_place=now + bindparam("cost"),
+    )
+    return insert.on_conflict_do_update(
+        index_elements=[key_clocks.c.api_key_id, key_clocks.c.priority],
+        set_={"next_place": case((clock > now, clock), else_=now) + bindparam("cost")},
+    ).returning(clock)
 
 
 _CLOCK = select(counters.c.value).where(counters.c.name == bindparam("clock"))
@@ -76,34 +84,39 @@ def advance_clock(connection: Connection, places: Iterable[int]) -> None:
         latest[name] = max(latest.get(name, 0), place % LOW_PRIORITY)
     for name, place in latest.items():
         # a clock that another worker holds right now is a moment behind, which does no harm
-        row = connection.execute(
-            select(counters.c.value)
-            .where(counters.c.name == name, counters.c.value < place)
-            .with_for_update(skip_locked=True)
-        ).scalar()
-        if row is not None:
-            connection.execute(update(counters).where(counters.c.name == name).values(value=place))
+        values = {"clock": name, "place": place}
+        if connection.execute(_CLOCK_BEHIND, values).first() is not None:
+            connection.execute(_SET_CLOCK, values)
+
+
+_CLOCK_BEHIND = (
+    select(counters.c.value)
+    .where(counters.c.name == bindparam("clock"), counters.c.value < bindparam("place"))
+    .with_for_update(skip_locked=True)
+)
+_SET_CLOCK = (
+    update(counters).where(counters.c.name == bindparam("clock")).values(value=bindparam("place"))
+)
 
 
 def count_jobs(connection: Connection, rows: Iterable[tuple[str, int]], step: int) -> None:
     """Add `step` for each (queue, place) that joins (1) or leaves (-1)."""
     changes = Counter((queue, bucket_of(place)) for queue, place in rows)
     stripe = 0 if is_sqlite(connection) else _stripe(connection)
-    insert = insert_for(connection)
+    statement = _count(connection.dialect.name)
     for (queue, bucket), number in sorted(changes.items()):  # in order, so that none deadlock
-        row = insert(queue_counts).values(
-            queue=queue, bucket=bucket, stripe=stripe, num_jobs=number * step
-        )
-        connection.execute(
-            row.on_conflict_do_update(
-                index_elements=[
-                    queue_counts.c.queue,
-                    queue_counts.c.bucket,
-                    queue_counts.c.stripe,
-                ],
-                set_={"num_jobs": queue_counts.c.num_jobs + row.excluded.num_jobs},
-            )
-        )
+        values = {"queue": queue, "bucket": bucket, "stripe": stripe, "num_jobs": number * step}
+        connection.execute(statement, values)
+
+
+@cache
+def _count(dialect: str) -> Executable:
+    row = insert_for(dialect)(queue_counts)
+    keys = [queue_counts.c.queue, queue_counts.c.bucket, queue_counts.c.stripe]
+    return row.on_conflict_do_update(
+        index_elements=keys,
+        set_={"num_jobs": queue_counts.c.num_jobs + row.excluded.num_jobs},
+    )
 
 
 def _stripe(connection: Connection) -> int:
@@ -130,19 +143,20 @@ def position(connection: Connection, job_id: str) -> int | None:
 def position_of(connection: Connection, queue: str, place: int, number: int) -> int:
     """Return how many jobs of a queue stand before (place, number)."""
     bucket = bucket_of(place)
-    before = connection.execute(_BUCKETS_BEFORE, {"queue": queue, "bucket": bucket}).scalar() or 0
-    within = connection.execute(
-        _WITHIN,
-        {"queue": queue, "start": bucket * BUCKET_PLACES, "place": place, "number": number},
-    ).scalar_one()
-    return int(before + within)
+    start = bucket * BUCKET_PLACES
+    values = {"queue": queue, "bucket": bucket, "start": start, "place": place, "number": number}
+    return int(connection.execute(_POSITION, values).scalar_one())
 
 
 _LENGTH = select(func.sum(queue_counts.c.num_jobs)).where(
     queue_counts.c.queue == bindparam("queue")
 )
 _PLACE = select(jobs.c.queue, jobs.c.place, jobs.c.number).where(jobs.c.id == bindparam("id"))
-_BUCKETS_BEFORE = _LENGTH.where(queue_counts.c.bucket < bindparam("bucket"))
+_BEFORE = (
+    select(func.coalesce(func.sum(queue_counts.c.num_jobs), 0))
+    .where(queue_counts.c.queue == bindparam("queue"), queue_counts.c.bucket < bindparam("bucket"))
+    .scalar_subquery()
+)
 _WITHIN = (
     select(func.count())
     .select_from(jobs)
@@ -152,7 +166,9 @@ _WITHIN = (
         jobs.c.place <= bindparam("place"),
         or_(jobs.c.place < bindparam("place"), jobs.c.number < bindparam("number")),
     )
+    .scalar_subquery()
 )
+_POSITION = select(_BEFORE + _WITHIN)
 
 
 def age_queue(connection: Connection, ageing_s: float = AGEING_S) -> int:

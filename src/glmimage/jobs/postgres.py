@@ -1,9 +1,15 @@
-"""PostgreSQL: transactions through asyncpg, and LISTEN so that nobody has to ask all the time."""
+"""PostgreSQL: transactions through asyncpg, and LISTEN so that nobody has to ask all the time.
+
+A process writes through one connection, and commits together what came together, each transaction
+a savepoint of its own: a commit waits for the disk, and all jobs of a key for one row, its clock.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
@@ -11,6 +17,7 @@ from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from ..errors import GlmImageError
 from .database import Transaction
 from .errors import StoreUnavailable
 
@@ -20,6 +27,7 @@ T = TypeVar("T")
 CHANNEL = "glmimage"
 MIGRATION_LOCK = 0x676C6D00
 POOL_SIZE = 8
+MAX_BATCH = 64
 NUM_TRIES = 5
 RECONNECT_S = 1.0
 # deadlock, serialisation failure: the other transaction has won, and this one may run again
@@ -33,7 +41,12 @@ class PostgresDatabase:
         self._engine, self._dsn = engine, dsn
         self._moment = 0
         self._written = asyncio.Event()
-        self._listener = asyncio.create_task(self._listen(), name="store-listener")
+        self._inbox: list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = []
+        self._asked = asyncio.Event()
+        self._duties = (
+            asyncio.create_task(self._listen(), name="store-listener"),
+            asyncio.create_task(self._write_loop(), name="store-writer"),
+        )
 
     @classmethod
     async def open(cls, url: URL, *, create: bool) -> PostgresDatabase:
@@ -56,12 +69,18 @@ class PostgresDatabase:
         return cls(engine, dsn)
 
     async def read(self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a transaction; a lost connection is replaced once."""
-        return await self._run(transaction, args, kwargs, lost_connection_repeats=True)
+        """Run a transaction; a lost connection is replaced."""
+        result: T = await self._run(
+            lambda connection: transaction(connection, *args, **kwargs), lost_repeats=True
+        )
+        return result
 
     async def write(self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a transaction and return when it is on disk."""
-        return await self._run(transaction, args, kwargs, lost_connection_repeats=False)
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._inbox.append((lambda connection: transaction(connection, *args, **kwargs), future))
+        self._asked.set()
+        return await future
 
     def moment(self) -> int:
         return self._moment
@@ -76,23 +95,40 @@ class PostgresDatabase:
         return True
 
     async def close(self) -> None:
-        self._listener.cancel()
-        await asyncio.gather(self._listener, return_exceptions=True)
+        for duty in self._duties:
+            duty.cancel()
+        await asyncio.gather(*self._duties, return_exceptions=True)
         await self._engine.dispose()
 
-    async def _run(
-        self, transaction: Any, args: Any, kwargs: Any, *, lost_connection_repeats: bool
-    ) -> Any:
+    async def _write_loop(self) -> None:
+        while True:
+            await self._asked.wait()
+            batch, self._inbox = self._inbox[:MAX_BATCH], self._inbox[MAX_BATCH:]
+            if not self._inbox:
+                self._asked.clear()
+            try:
+                answers = await self._run(partial(_run_batch, [work for work, _ in batch]))
+            except StoreUnavailable as error:
+                answers = [error] * len(batch)
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if future.done():
+                    continue  # nobody waits any more
+                if isinstance(answer, BaseException):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
+
+    async def _run(self, work: Callable[[Connection], Any], *, lost_repeats: bool = False) -> Any:
+        """Run work in a transaction; again when it lost against another one."""
         for attempt in range(NUM_TRIES):
             begun = False
             try:
                 async with self._engine.begin() as connection:
                     begun = True
-                    return await connection.run_sync(transaction, *args, **kwargs)
+                    return await connection.run_sync(work)
             except DBAPIError as error:
-                lost = error.connection_invalidated and (lost_connection_repeats or not begun)
-                repeat = getattr(error.orig, "sqlstate", "") in REPEATABLE or lost
-                if not repeat or attempt == NUM_TRIES - 1:
+                lost = error.connection_invalidated and (lost_repeats or not begun)
+                if not (lost or _repeatable(error)) or attempt == NUM_TRIES - 1:
                     raise _unavailable(error) from None
             except (OSError, asyncpg.PostgresError) as error:
                 raise _unavailable(error) from None
@@ -123,6 +159,34 @@ class PostgresDatabase:
         self._moment += 1
         written, self._written = self._written, asyncio.Event()
         written.set()
+
+
+def _run_batch(batch: Sequence[Callable[[Connection], Any]], connection: Connection) -> list[Any]:
+    """Run transactions in one; return their results, or the errors of those that failed alone."""
+    if len(batch) == 1:
+        try:
+            return [batch[0](connection)]
+        except GlmImageError as error:
+            connection.rollback()
+            return [error]
+    answers: list[Any] = []
+    for work in batch:
+        savepoint = connection.begin_nested()
+        try:
+            answers.append(work(connection))
+            savepoint.commit()
+        except Exception as error:
+            if isinstance(error, DBAPIError):
+                if error.connection_invalidated or _repeatable(error):
+                    raise
+                error = _unavailable(error)
+            savepoint.rollback()
+            answers.append(error)
+    return answers
+
+
+def _repeatable(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", "") in REPEATABLE
 
 
 def _prepare(connection: Connection) -> None:

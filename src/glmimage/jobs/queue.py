@@ -181,53 +181,66 @@ def _candidates(
     model_revision: str | None,
     room: dict[str, int],
 ) -> Sequence[Any]:
-    query = (
-        select(*(jobs.c[name] for name in ("number", "place", "open_stage", "queue", "api_key_id")))
-        .where(
-            jobs.c.open_stage == stage,
-            or_(
-                jobs.c.start_deadline.is_(None),
-                jobs.c.started_at.is_not(None),
-                jobs.c.start_deadline > now,
-            ),
-        )
-        .order_by(jobs.c.place, jobs.c.number)
-        .with_for_update(skip_locked=True)
-    )
+    query = _OPEN
+    values: dict[str, Any] = {"stage": stage, "now": now, "limit": limit}
     if model_revision is not None:
-        revision = jobs.c.model_revision
-        query = query.where(or_(revision.is_(None), revision == model_revision))
+        query, values["revision"] = _OPEN_FOR_REVISION, model_revision
     full = {key for key, places in room.items() if places <= 0}
-    if not full and not room:
-        return connection.execute(query.limit(limit)).all()
+    if not room:
+        return connection.execute(query, values).all()
     # A key at its limit may fill the front of the queue: look a little further, then key by key.
-    rows = [r for r in connection.execute(query.limit(CLAIM_WINDOW)) if r.api_key_id not in full]
+    window = values | {"limit": CLAIM_WINDOW}
+    rows = [row for row in connection.execute(query, window) if row.api_key_id not in full]
     if len(rows) >= limit or not full:
         return rows
     keys = connection.execute(select(key_clocks.c.api_key_id).distinct()).scalars().all()
     for key in keys:
         if key not in full:
             of_key = jobs.c.api_key_id == key if key else jobs.c.api_key_id.is_(None)
-            rows += connection.execute(query.where(of_key).limit(limit)).all()
+            rows += connection.execute(query.where(of_key), values).all()
     return list({row.number: row for row in rows}.values())
+
+
+_OPEN = (
+    select(*(jobs.c[name] for name in ("number", "place", "open_stage", "queue", "api_key_id")))
+    .where(
+        jobs.c.open_stage == bindparam("stage"),
+        or_(
+            jobs.c.start_deadline.is_(None),
+            jobs.c.started_at.is_not(None),
+            jobs.c.start_deadline > bindparam("now"),
+        ),
+    )
+    .order_by(jobs.c.place, jobs.c.number)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+_OPEN_FOR_REVISION = _OPEN.where(
+    or_(jobs.c.model_revision.is_(None), jobs.c.model_revision == bindparam("revision"))
+)
 
 
 def _room_of_limited_keys(connection: Connection) -> dict[str, int]:
     """Return how many more jobs may run, of each key with a limit; others may not claim now."""
-    limited = connection.execute(
-        select(api_keys.c.id, api_keys.c.concurrency)
-        .where(api_keys.c.concurrency.is_not(None))
-        .with_for_update()
-    ).all()
+    limited = connection.execute(_LIMITED).all()
     if not limited:
         return {}
-    running = connection.execute(
-        select(jobs.c.api_key_id, func.count())
-        .where(jobs.c.lease_until.is_not(None), jobs.c.state == "running")
-        .group_by(jobs.c.api_key_id)
-    )
+    running = connection.execute(_RUNNING)
     busy: dict[str | None, int] = {row[0]: row[1] for row in running}
     return {key: concurrency - busy.get(key, 0) for key, concurrency in limited}
+
+
+_LIMITED = (
+    select(api_keys.c.id, api_keys.c.concurrency)
+    .where(api_keys.c.concurrency.is_not(None), api_keys.c.revoked_at.is_(None))
+    .order_by(api_keys.c.id)
+    .with_for_update()
+)
+_RUNNING = (
+    select(jobs.c.api_key_id, func.count())
+    .where(jobs.c.lease_until.is_not(None), jobs.c.state == "running")
+    .group_by(jobs.c.api_key_id)
+)
 
 
 def _choose(rows: Iterable[Any], limit: int, room: dict[str, int]) -> list[Any]:
@@ -252,31 +265,20 @@ def _take(
     *,
     preparing: bool,
 ) -> list[Claim]:
-    values: dict[str, Any] = {
-        "worker_id": worker_id,
-        "lease_until": changed.now + lease_s,
-        "fence": jobs.c.fence + 1,
-        "attempt": jobs.c.attempt + 1,
-        "open_stage": None,
-        "change_number": changed.change_number,
-    }
     if not preparing:
-        values |= {
-            "state": "running",
-            "queue": None,
-            "started_at": func.coalesce(jobs.c.started_at, changed.now),
-        }
         order.count_jobs(connection, [(r.queue, r.place) for r in rows if r.queue], -1)
-    taken = connection.execute(
-        update(jobs)
-        .where(jobs.c.number.in_([row.number for row in rows]))
-        .values(values)
-        .returning(*JOB_COLUMNS)
-    ).all()
+    values = {
+        "numbers": [row.number for row in rows],
+        "worker": worker_id,
+        "until": changed.now + lease_s,
+        "now": changed.now,
+        "change": changed.change_number,
+    }
+    if preparing:
+        del values["now"]
+    taken = connection.execute(_PREPARE if preparing else _RUN, values).all()
     ids = [row.id for row in taken]
-    inputs = connection.execute(
-        select(payloads.c.job_id, payloads.c.input).where(payloads.c.job_id.in_(ids))
-    )
+    inputs = connection.execute(_INPUTS, {"ids": ids})
     input_of = {row.job_id: row.input for row in inputs}
     written = read_priors(connection, [row.id for row in taken if row.stage == "decode"])
     jobs_taken = [job_from(row, input_of.get(row.id), None) for row in taken]
@@ -284,6 +286,29 @@ def _take(
         Claim(job, worker_id, job.fence, job.attempt, tuple(written.get(job.id, ())))
         for job in sorted(jobs_taken, key=lambda job: (job.place, job.number))
     ]
+
+
+_PREPARE = (
+    update(jobs)
+    .where(jobs.c.number.in_(bindparam("numbers", expanding=True)))
+    .values(
+        worker_id=bindparam("worker"),
+        lease_until=bindparam("until"),
+        fence=jobs.c.fence + 1,
+        attempt=jobs.c.attempt + 1,
+        open_stage=None,
+        change_number=bindparam("change"),
+    )
+    .returning(*JOB_COLUMNS)
+)
+_RUN = _PREPARE.values(
+    state="running",
+    queue=None,
+    started_at=func.coalesce(jobs.c.started_at, bindparam("now", type_=jobs.c.started_at.type)),
+)
+_INPUTS = select(payloads.c.job_id, payloads.c.input).where(
+    payloads.c.job_id.in_(bindparam("ids", expanding=True))
+)
 
 
 def read_priors(connection: Connection, job_ids: Sequence[str]) -> dict[str, list[Prior]]:

@@ -36,7 +36,7 @@ def worker_seen(
         "seen_at": now,
         "info": dict(info),
     }
-    insert = insert_for(connection)(workers).values(id=worker_id, **values)
+    insert = insert_for(connection.dialect.name)(workers).values(id=worker_id, **values)
     connection.execute(insert.on_conflict_do_update(index_elements=[workers.c.id], set_=values))
     connection.execute(delete(workers).where(workers.c.seen_at < now - FORGET_AFTER_S))
 

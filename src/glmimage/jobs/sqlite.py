@@ -130,12 +130,13 @@ class SqliteDatabase:
             connection = self._local.connection = _connect(self._engine)
             self._connections.append(connection)
         try:
-            connection.exec_driver_sql("BEGIN")
+            raw: Any = connection.connection.dbapi_connection
+            raw.execute("BEGIN")
             try:
                 return work(connection)
             finally:
-                connection.exec_driver_sql("ROLLBACK")
-        except DBAPIError as error:
+                raw.execute("ROLLBACK")
+        except (DBAPIError, sqlite3.Error) as error:
             raise _unavailable(error) from None
 
     def _write_loop(self) -> None:
@@ -164,38 +165,36 @@ def _bind(transaction: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
 
 def _run_batch(connection: Connection, batch: list[_Task]) -> None:
     """Run transactions in one commit; a failed one leaves no trace in it."""
+    raw: Any = connection.connection.dbapi_connection
     try:
         begin_immediate(connection)
         for task in batch:
-            connection.exec_driver_sql("SAVEPOINT task")
+            raw.execute("SAVEPOINT task")
             try:
                 task.result = task.work(connection)
-                connection.exec_driver_sql("RELEASE task")
             except Exception as error:
-                if isinstance(error, DBAPIError):
-                    error = _unavailable(error)
-                task.error = error
-                connection.exec_driver_sql("ROLLBACK TO task")
-                connection.exec_driver_sql("RELEASE task")
-        connection.exec_driver_sql("COMMIT")
+                task.error = _unavailable(error) if isinstance(error, DBAPIError) else error
+                raw.execute("ROLLBACK TO task")
+            raw.execute("RELEASE task")
+        raw.execute("COMMIT")
     except Exception as error:
-        # a full disk ends SQLite's transaction by itself
-        if _in_transaction(connection):
-            connection.exec_driver_sql("ROLLBACK")
+        if raw.in_transaction:  # a full disk ends SQLite's transaction by itself
+            raw.execute("ROLLBACK")
         for task in batch:
             task.error = task.error or _unavailable(error)
 
 
 def begin_immediate(connection: Connection) -> None:
     """Take the write lock; ask again sooner than SQLite's own busy handler, which sleeps 100 ms."""
+    raw: Any = connection.connection.dbapi_connection
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     pause = 0.0005
     while True:
         try:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            raw.execute("BEGIN IMMEDIATE")
             return
-        except DBAPIError as error:
-            if "locked" not in str(error.orig) or time.monotonic() > deadline:
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
         time.sleep(pause * random.random())
         pause = min(pause * 1.5, 0.005)
@@ -269,11 +268,6 @@ def _prepare(path: Path) -> None:
     finally:
         connection.close()
         engine.dispose()
-
-
-def _in_transaction(connection: Connection) -> bool:
-    raw = connection.connection.dbapi_connection
-    return raw is not None and bool(raw.in_transaction)
 
 
 def _unavailable(error: BaseException) -> GlmImageError:

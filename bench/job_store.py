@@ -1,0 +1,221 @@
+"""Measure the job store: enqueue, claim, finish, on both databases and with long queues behind.
+
+    python bench/queue.py --databases sqlite,postgresql --depths 1,10000,1000000
+
+With each depth that many jobs wait already. `serial` asks for one thing after the other and shows
+what a call takes; `cycles` has several callers enqueue, claim and finish at once, as a server and
+its workers do. PostgreSQL is started for the run, with fsync. The last line of the output is the
+JSON that is also written to bench/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from glmimage.jobs import FileRecord, JobStore, NewJob, Usage
+from glmimage.jobs.order import BUCKET_PLACES, PLACES_PER_MEGAPIXEL
+
+ROOT = Path(__file__).resolve().parent.parent
+ENDPOINT = "fal-ai/glm-image"
+INPUT = {"prompt": "A conference poster with the headline 'AI Summit 2026'", "seed": 7}
+OPERATIONS = ("enqueue", "claim", "finish", "position")
+
+
+def fill(connection: Connection, depth: int) -> None:
+    """Let `depth` jobs of one megapixel wait, as `enqueue` would have stored them."""
+    sqlite = connection.dialect.name == "sqlite"
+    numbers = (
+        "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < :last)"
+        if sqlite
+        else "WITH n AS (SELECT generate_series(0, :last) AS i)"
+    )
+    no, yes = ("0", "1") if sqlite else ("false", "true")
+    columns = (
+        "id, endpoint, surface, state, stage, priority, place, num_images, width, height, seed, "
+        "created_at, attempt, max_attempts, fence, cancel_requested, dead, store_io, progress, "
+        "last_log, change_number, queue, open_stage, reference_file_ids"
+    )
+    connection.execute(
+        text(
+            f"INSERT INTO jobs ({columns}) {numbers} SELECT 'job' || i, '{ENDPOINT}', 'queue', "
+            f"'queued', 'prior', 'normal', i * {PLACES_PER_MEGAPIXEL}, 1, 1024, 1024, i, i, 0, 3, "
+            f"0, {no}, {no}, {yes}, 0, 0, 1, '{ENDPOINT}', 'prior', '[]' FROM n"
+        ),
+        {"last": depth - 1},
+    )
+    connection.execute(
+        text(
+            f"INSERT INTO queue_counts SELECT queue, place / {BUCKET_PLACES}, 0, count(*) "
+            "FROM jobs GROUP BY 1, 2"
+        )
+    )
+    connection.execute(
+        text("INSERT INTO key_clocks VALUES ('', 'normal', :next)"),
+        {"next": depth * PLACES_PER_MEGAPIXEL},
+    )
+    connection.execute(text("ANALYZE"))
+
+
+def new_job() -> NewJob:
+    return NewJob(ENDPOINT, INPUT, seed=7)
+
+
+async def finish(store: JobStore, claim: Any) -> None:
+    """End a job as the worker does: a result, a file, its usage."""
+    file = FileRecord(claim.job.id, claim.job.id, "image/png", 1, "a.png", time.time())
+    result = {"images": [{"file_id": file.id, "width": 1024, "height": 1024}], "seed": 7}
+    await store.finish(claim, result, [file], Usage(1.05, 0.15, 1.0))
+
+
+async def timed(times: list[float], call: Awaitable[Any]) -> Any:
+    started = time.perf_counter()
+    answer = await call
+    times.append(time.perf_counter() - started)
+    return answer
+
+
+async def serial(store: JobStore, number: int) -> dict[str, Any]:
+    """One caller, one call after the other."""
+    times: dict[str, list[float]] = {name: [] for name in OPERATIONS}
+    for _ in range(number):
+        job, _ = await timed(times["enqueue"], store.enqueue(new_job()))
+        await timed(times["position"], store.position(job.id))
+        (claim,) = await timed(times["claim"], store.claim("w", ["prior", "decode"], 1, 60))
+        await timed(times["finish"], finish(store, claim))
+    return {name: spread(values) for name, values in times.items()}
+
+
+async def cycles(store: JobStore, number: int, callers: int) -> dict[str, Any]:
+    """Several callers, each enqueueing, claiming and finishing."""
+    times: dict[str, list[float]] = {name: [] for name in ("enqueue", "claim", "finish")}
+    left = iter(range(number))
+
+    async def call() -> None:
+        for _ in left:
+            await timed(times["enqueue"], store.enqueue(new_job()))
+            for claim in await timed(times["claim"], store.claim("w", ["prior", "decode"], 1, 60)):
+                await timed(times["finish"], finish(store, claim))
+
+    started = time.perf_counter()
+    await asyncio.gather(*(call() for _ in range(callers)))
+    seconds = time.perf_counter() - started
+    return {"per_second": round(number / seconds, 1)} | {
+        name: spread(values) for name, values in times.items()
+    }
+
+
+async def rate(call: Callable[[], Awaitable[Any]], number: int, callers: int) -> float:
+    """Return calls a second of several callers."""
+    left = iter(range(number))
+
+    async def repeat() -> None:
+        for _ in left:
+            await call()
+
+    started = time.perf_counter()
+    await asyncio.gather(*(repeat() for _ in range(callers)))
+    return round(number / (time.perf_counter() - started), 1)
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    """Return median and 99th percentile in ms."""
+    values = sorted(1000 * one for one in seconds)
+    return {
+        "p50_ms": round(statistics.median(values), 3),
+        "p99_ms": round(values[min(len(values) - 1, int(0.99 * len(values)))], 3),
+    }
+
+
+@asynccontextmanager
+async def empty_store(database: str) -> AsyncIterator[JobStore]:
+    """Open a new store, on a server of its own where one is needed."""
+    if database == "sqlite":
+        with tempfile.TemporaryDirectory() as folder:
+            async with await JobStore.open(f"sqlite:///{folder}/store.sqlite3") as store:
+                yield store
+        return
+    command = [sys.executable, str(ROOT / "scripts" / "postgres_server.py")]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    address = server.stdout.readline().strip()
+    if not address:
+        sys.exit(server.wait())
+    try:
+        async with await JobStore.open(address) as store:
+            yield store
+    finally:
+        server.communicate("")
+
+
+async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    for database in options.databases.split(","):
+        for depth in map(int, options.depths.split(",")):
+            async with empty_store(database) as store:
+                await store._db.write(fill, depth)
+                await serial(store, options.warmup)
+                row: dict[str, Any] = {"database": database, "depth": depth}
+                row["serial"] = await serial(store, options.number)
+                row["cycles"] = await cycles(store, options.number, options.callers)
+                row["enqueue_per_second"] = await rate(
+                    lambda s=store: s.enqueue(new_job()), options.number, options.callers
+                )
+                rows.append(row)
+                print(json.dumps(row), file=sys.stderr)
+    return rows
+
+
+def card() -> dict[str, Any]:
+    """Say what was measured where."""
+    from importlib.metadata import version
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "src/glmimage/jobs")
+    packages = ("glmimage", "sqlalchemy", "asyncpg")
+    return {
+        "date": datetime.date.today().isoformat(),
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "load_before": round(os.getloadavg()[0], 2),
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "commit": git("rev-parse", "HEAD")[:12] + ("+changes" if changed else ""),
+        "command": shlex.join(["python", "bench/queue.py", *sys.argv[1:]]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--databases", default="sqlite,postgresql")
+    parser.add_argument("--depths", default="1,10000,1000000", help="jobs that wait already")
+    parser.add_argument("--number", type=int, default=1000, help="calls of each kind")
+    parser.add_argument("--callers", type=int, default=16, help="of the measurement `cycles`")
+    parser.add_argument("--warmup", type=int, default=50)
+    options = parser.parse_args()
+    document = {"card": card(), "rows": asyncio.run(measure(options))}
+    line = json.dumps(document)
+    name = f"{document['card']['date']}-queue.json"
+    (ROOT / "bench" / "results" / name).write_text(json.dumps(document, indent=1) + "\n")
+    print(line)
+
+
+if __name__ == "__main__":
+    main()
