@@ -1,12 +1,13 @@
 """Tokens that only the server can write."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glmimage.server.signing import Signer
 
 SIGNER = Signer(b"secret")
+relaxed = settings(deadline=None)  # other work on the machine must not fail a test
 
 
 def test_what_is_sealed_is_read_again():
@@ -31,11 +32,13 @@ def test_content_cannot_pass_for_another_kind():
     assert SIGNER.unseal("cdn", token) is None
 
 
+@relaxed
 @given(st.text())
 def test_no_text_is_a_token(text):
     assert SIGNER.unseal("put", text) is None
 
 
+@relaxed
 @given(st.data())
 def test_one_changed_character_breaks_it(data):
     token = SIGNER.seal("put", {"id": "abc"}, 60)
