@@ -76,6 +76,9 @@ MONTHS = "January February March April May June July August September October No
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
 
+ACCENTED = {"e": "eé", "a": "aaaä", "o": "oooö", "u": "uuuü"}
+
+
 def random_number(rng: random.Random) -> str:
     """Draw a number as posters show them: counts, years, prices, times, dates, shares."""
     month = rng.choice(MONTHS)
@@ -94,6 +97,11 @@ def random_number(rng: random.Random) -> str:
             f"{rng.randrange(5, 90)}% off",
             f"No. {rng.randrange(1, 100)}",
             f"#{rng.randrange(1, 500)}",
+            f"€{rng.randrange(1, 999)}",
+            f"€{rng.randrange(1, 99)}.{rng.randrange(100):02d}",
+            f"{rng.randrange(1, 99)} €",
+            f"£{rng.randrange(1, 99)}",
+            f"{rng.randrange(-9, 40)}°",
         ]
     )
 
@@ -124,6 +132,8 @@ def random_text(rng: random.Random, words: list[str], max_chars: int, num_words:
     case = rng.random()
     text = text.upper() if case < 0.2 else text.title() if case < 0.35 else text
     text = text.replace("'S", "'s")
+    if rng.random() < 0.06:
+        text = "".join(rng.choice(ACCENTED.get(c, c)) for c in text)
     if rng.random() < 0.12 and len(text) < max_chars:
         text += rng.choice("!?.!:")
     return text

@@ -27,6 +27,7 @@ from prompts import (
     SIZE_WORDS,
     STYLE_WORDS,
     color_word,
+    ink_word,
 )
 from renderer import PALETTE, Design, Line
 from type_tokens import INKS, STYLES
@@ -119,7 +120,7 @@ def _reink(rng: random.Random, content: Content, words: list[str]) -> tuple[Cont
         "recolour the text in {c};the text should be {c};use {c} for the text;change the lettering to {c};"
         "{c} text please;change the font color to {c}"
     )
-    return replace(content, ink=ink, second_ink=second), _phrase(rng, phrases, c=color_word(rng, ink))
+    return replace(content, ink=ink, second_ink=second), _phrase(rng, phrases, c=ink_word(rng, ink))
 
 
 def _replace_text(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:

@@ -29,7 +29,7 @@ from renderer import (
     CODEBOOK_SIZE,
     FIRST_BACKGROUND,
     FIRST_MARKER,
-    MAX_COUNTDOWN,
+    MAX_COLUMNS_AHEAD,
     NUM_MARKERS,
     PALETTE,
     BackgroundCodebook,
@@ -152,7 +152,7 @@ class Prior(nn.Module):
         self.head = CodeTable(centres, 0.03)
         self.text = nn.Parameter(torch.randn(VOCAB_SIZE - FIRST_BYTE, HIDDEN))
         with torch.no_grad():  # a letter's cells start as the letter's byte
-            self.codes.char.copy_(self.text[[ord(c) for c in CHARS]])
+            self.codes.char.copy_(self.text[[c.encode()[-1] for c in CHARS]])
         self.layers = nn.ModuleList(Layer() for _ in range(PRIOR_CONFIG["num_hidden_layers"]))
         self.norm = nn.RMSNorm(HIDDEN, eps=PRIOR_CONFIG["rms_norm_eps"])
         rope = PRIOR_CONFIG["rope_parameters"]
@@ -210,7 +210,7 @@ class Prior(nn.Module):
 def is_decision(previous: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Tell which ids decide where a line begins or goes on: a distance that does not just count down."""
     number, before = (ids - FIRST_MARKER) % NUM_MARKERS, (previous - FIRST_MARKER) % NUM_MARKERS
-    is_marker = (ids >= FIRST_MARKER) & (ids < FIRST_BACKGROUND) & (number < MAX_COUNTDOWN)
+    is_marker = (ids >= FIRST_MARKER) & (ids < FIRST_BACKGROUND) & (number < MAX_COLUMNS_AHEAD)
     was_marker = (previous >= FIRST_MARKER) & (previous < FIRST_BACKGROUND)
     return is_marker & ~(was_marker & (before == number + 1))
 

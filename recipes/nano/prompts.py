@@ -80,22 +80,41 @@ SIZE_WORDS = {
     "small": "small letters;in small type;small text;modest size;discreet type;small type;little letters",
 }
 COLOR_WORDS = {
-    "gray": ("gray", "grey", "light gray", "silver"),
-    "charcoal": ("charcoal", "dark gray", "dark grey", "anthracite"),
-    "navy": ("navy", "navy blue", "dark blue", "midnight blue"),
-    "beige": ("beige", "cream", "ivory", "sand-coloured"),
-    "red": ("red", "red", "crimson", "bright red"),
-    "yellow": ("yellow", "yellow", "golden", "gold", "bright yellow"),
-    "green": ("green", "green", "forest green", "dark green"),
-    "cyan": ("cyan", "light blue", "sky blue", "turquoise"),
-    "purple": ("purple", "violet", "dark purple"),
-    "pink": ("pink", "pink", "rose"),
-    "blue": ("blue", "blue", "royal blue", "bright blue"),
-    "black": ("black", "black", "pure black", "dark"),
-    "white": ("white", "white", "plain white"),
-    "orange": ("orange", "orange", "bright orange"),
-    "teal": ("teal", "dark cyan", "teal"),
-    "brown": ("brown", "brown", "chocolate", "wooden brown"),
+    "gray": "gray;grey;mid-gray",
+    "charcoal": "charcoal;dark gray;dark grey;anthracite",
+    "navy": "navy;navy blue;dark blue;midnight blue",
+    "beige": "beige;cream;ivory;tan;sand-coloured",
+    "red": "red;red;red;crimson;bright red;scarlet",
+    "yellow": "yellow;yellow;bright yellow;sunny yellow;lemon yellow",
+    "green": "green;green;green;grass green;emerald green",
+    "cyan": "cyan;turquoise;turquoise;aqua",
+    "purple": "purple;purple;violet;dark purple",
+    "pink": "pink;pink;rose;light pink",
+    "blue": "blue;blue;blue;royal blue;bright blue;cobalt blue",
+    "black": "black;black;pure black;deep black",
+    "white": "white;white;plain white;pure white",
+    "orange": "orange;orange;bright orange;amber",
+    "teal": "teal;dark cyan;petrol",
+    "brown": "brown;brown;chocolate;wooden brown",
+    "maroon": "maroon;burgundy;dark red;wine red",
+    "coral": "coral;salmon;coral red",
+    "gold": "gold;golden;mustard;ochre",
+    "lime": "lime;lime green;bright green;neon green",
+    "dark green": "dark green;forest green;bottle green;deep green",
+    "olive": "olive;olive green;khaki green",
+    "mint": "mint;mint green;pale mint;pale green",
+    "sky blue": "sky blue;light blue;pale blue;baby blue",
+    "lavender": "lavender;lilac;light purple;pale violet",
+    "magenta": "magenta;hot pink;fuchsia;bright pink",
+    "silver": "silver;light gray;light grey;pale gray",
+}
+INK_COLOR_WORDS = {  # an ink stands for its neighbours too
+    "green": ("green", "green", "dark green"),
+    "gray": ("gray", "silver"),
+    "red": ("red", "red", "maroon", "coral"),
+    "yellow": ("yellow", "yellow", "gold"),
+    "cyan": ("cyan", "sky blue"),
+    "pink": ("pink", "pink", "magenta"),
 }
 SHAPE_WORDS = {
     "circle": "a {c} circle;a {c} dot;a {c} sun;with a {c} circle;a round {c} shape;a {c} moon",
@@ -128,7 +147,12 @@ QUOTES = (("'", "'"),) * 4 + (('"', '"'),) * 3 + (("“", "”"),)
 
 def color_word(rng: random.Random, name: str) -> str:
     """Choose one of the words for a palette colour."""
-    return rng.choice(COLOR_WORDS[name])
+    return rng.choice(COLOR_WORDS[name].split(";"))
+
+
+def ink_word(rng: random.Random, name: str) -> str:
+    """Choose one of the words for an ink."""
+    return color_word(rng, rng.choice(INK_COLOR_WORDS.get(name, (name,))))
 
 
 def _with_article(phrase: str) -> str:
@@ -214,7 +238,7 @@ def _clauses(rng: random.Random, content: Content) -> list[str]:
         shape = _pick(rng, SHAPE_WORDS, content.shape).format(c=color_word(rng, content.shape_color))
         clauses.append(shape.replace("a orange", "an orange"))
     if "ink" in content.say and content.headline and not content.panel_color:
-        clauses.append(rng.choice(INK_WORDS).format(c=color_word(rng, content.ink)))
+        clauses.append(rng.choice(INK_WORDS).format(c=ink_word(rng, content.ink)))
     return clauses
 
 

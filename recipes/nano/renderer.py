@@ -46,9 +46,20 @@ PALETTE = {
     "gray": (128, 132, 138),
     "charcoal": (48, 52, 58),
     "black": (17, 17, 17),
+    "maroon": (123, 30, 43),
+    "coral": (255, 111, 97),
+    "gold": (212, 175, 55),
+    "lime": (164, 222, 2),
+    "dark green": (11, 61, 30),
+    "olive": (112, 112, 28),
+    "mint": (168, 230, 207),
+    "sky blue": (143, 199, 240),
+    "lavender": (200, 162, 232),
+    "magenta": (216, 27, 156),
+    "silver": (196, 200, 204),
 }
-MAX_COUNTDOWN = 31
-NUM_MARKERS = 2 * MAX_COUNTDOWN  # columns to go 1..31, then rows to go 1..31
+MAX_COLUMNS_AHEAD, MAX_ROWS_AHEAD = 24, 20
+NUM_MARKERS = MAX_COLUMNS_AHEAD + MAX_ROWS_AHEAD  # columns to go 1..24, then rows to go 1..20
 FIRST_MARKER = NUM_TEXT_TOKENS
 FIRST_BACKGROUND = FIRST_MARKER + len(PALETTE) * NUM_MARKERS
 CODEBOOK_SIZE = 8192
@@ -264,7 +275,7 @@ def mark_distances(design: Design, tokens: np.ndarray) -> np.ndarray:
     """Let plain cells say how many columns, or rows, away the type begins.
 
     Columns: every plain cell of a line's first row that stands before a letter. Rows: the first plain cell of the
-    rows above a line's first row. Farther than MAX_COUNTDOWN says MAX_COUNTDOWN.
+    rows above a line's first row. What is farther than can be said says the most.
     """
     is_text = tokens < NUM_TEXT_TOKENS
     colors = tokens - FIRST_BACKGROUND  # the palette comes first in the codebook
@@ -280,13 +291,13 @@ def mark_distances(design: Design, tokens: np.ndarray) -> np.ndarray:
             for column in np.flatnonzero(is_plain[row]):
                 after = columns[columns > column]
                 if len(after):
-                    distance = min(int(after[0] - column), MAX_COUNTDOWN)
+                    distance = min(int(after[0] - column), MAX_COLUMNS_AHEAD)
                     marked[row, column] = marker(int(colors[row, column]), distance - 1)
         else:
             column = int(not is_plain[row, 0])
             if is_plain[row, column]:
-                distance = min(ahead[0] - row, MAX_COUNTDOWN)
-                marked[row, column] = marker(int(colors[row, column]), MAX_COUNTDOWN + distance - 1)
+                distance = min(ahead[0] - row, MAX_ROWS_AHEAD)
+                marked[row, column] = marker(int(colors[row, column]), MAX_COLUMNS_AHEAD + distance - 1)
     return marked
 
 

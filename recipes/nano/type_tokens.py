@@ -2,14 +2,14 @@
 
 A glyph fills whole cells: small type one, a headline two (upper and lower), display type two by three. Every part has
 tokens of its own for each character; one row of parts also names the style, one the ink, and the decoder learns to
-look them up there. So 82 characters in 6 styles, 12 inks and 3 sizes take 5576 tokens instead of 50 000.
+look them up there. So 90 characters in 6 styles, 12 inks and 3 sizes take 6120 tokens instead of 58 000.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!?&.,:;-+/%$#@()=*_'"
+CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!?&.,:;-+/%$#@()=*_'" + '"€£°éäöü'
 STYLES = ("sans", "serif", "mono", "sans regular", "serif regular", "mono regular")
 INKS = {
     "white": (255, 255, 255),
