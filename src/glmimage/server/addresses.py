@@ -24,6 +24,9 @@ class Addresses:
             host = f"[{host}]"
         self.own = self._public or f"http://{host}:{settings.http_port}"
         """The address to name where no request says how it came here; no slash at the end."""
+        listening = {f"http://{host}:{settings.http_port}", f"https://{host}:{settings.https_port}"}
+        self.all_own = frozenset({self.own} | listening)
+        """Every address of which it is certain that it leads here."""
 
     def queue(self, request: HTTPConnection) -> str:
         """Return what stands before `/fal-ai/...` in the URLs of a submitted request."""

@@ -7,7 +7,7 @@ import hashlib
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -116,7 +116,7 @@ async def _resolve(
         limit = services.policy.reference_limits.max_bytes
         fetched = await asyncio.to_thread(read_data_uri, url, limit)
         return await _store(services, fetched, job_id, "a data URI")
-    file_id = own_file_id(url, {origin, services.addresses.own})
+    file_id = own_file_id(url, services.addresses.all_own | {origin})
     if file_id is None:
         return None
     record = await services.store.get_file(file_id)
@@ -143,7 +143,7 @@ async def _check_upload(services: Services, record: FileRecord) -> None:
     await check_reference(content, f"the reference {record.name!r}")
 
 
-def own_file_id(url: str, origins: set[str]) -> str | None:
+def own_file_id(url: str, origins: Set[str]) -> str | None:
     """Return the id in the URL of a file of this server, None for any other URL."""
     try:
         parts = urlsplit(url.strip())
