@@ -1,5 +1,6 @@
 """The tables come from the migrations, and are those of schema.py."""
 
+import asyncio
 import subprocess
 import sys
 
@@ -57,6 +58,19 @@ async def test_several_processes_may_make_the_tables_at_once(database_url, store
     assert [process.wait() for process in processes] == [0] * 4
     async with await JobStore.open(database_url, create=False) as again:
         assert len(await again.list_keys()) == 4
+
+
+async def test_one_process_may_open_several_stores_at_once(tmp_path):
+    """Each in a thread of its own, as tests and embedding programs do."""
+
+    def open_one(index):
+        async def make():
+            async with await JobStore.open(f"sqlite:///{tmp_path}/{index}.sqlite3") as made:
+                await made.create_key("a")
+
+        asyncio.run(make())
+
+    await asyncio.gather(*(asyncio.to_thread(open_one, index) for index in range(4)))
 
 
 async def test_a_newer_database_is_left_alone(database_url, store):

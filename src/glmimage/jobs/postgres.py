@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import asyncpg
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import DBAPIError, InterfaceError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ..errors import GlmImageError
 from .database import Transaction
@@ -55,10 +55,7 @@ class PostgresDatabase:
         engine = create_async_engine(address, pool_size=POOL_SIZE, max_overflow=8)
         try:
             async with engine.begin() as connection:
-                if create:
-                    await connection.run_sync(_prepare)
-                else:
-                    await connection.execute(text("SELECT version_num FROM alembic_version"))
+                await (_prepare if create else _check)(connection)
         except (DBAPIError, OSError, asyncpg.PostgresError) as error:
             await engine.dispose()
             raise _unavailable(error) from None
@@ -189,11 +186,21 @@ def _repeatable(error: DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", "") in REPEATABLE
 
 
-def _prepare(connection: Connection) -> None:
-    from .migrations import migrate
+async def _check(connection: AsyncConnection) -> None:
+    await connection.execute(text("SELECT version_num FROM alembic_version"))
 
-    connection.execute(text("SELECT pg_advisory_xact_lock(:name)"), {"name": MIGRATION_LOCK})
-    migrate(connection)
+
+async def _prepare(connection: AsyncConnection) -> None:
+    from .migrations import ONE_AT_A_TIME, migrate
+
+    lock = text("SELECT pg_advisory_xact_lock(:name)")
+    await connection.execute(lock, {"name": MIGRATION_LOCK})
+    while not ONE_AT_A_TIME.acquire(blocking=False):  # its holder may be waiting for this loop
+        await asyncio.sleep(0.01)
+    try:
+        await connection.run_sync(migrate)
+    finally:
+        ONE_AT_A_TIME.release()
 
 
 def _unavailable(error: BaseException) -> StoreUnavailable:

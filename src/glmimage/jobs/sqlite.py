@@ -253,14 +253,15 @@ def _execute_when_free(connection: Connection, statement: str) -> None:
 
 
 def _prepare(path: Path) -> None:
-    from .migrations import migrate
+    from .migrations import ONE_AT_A_TIME, migrate
 
     engine = _make_engine(path)
     connection = _connect(engine)
     try:
         begin_immediate(connection)
         try:
-            migrate(connection)
+            with ONE_AT_A_TIME:
+                migrate(connection)
         except BaseException:
             connection.exec_driver_sql("ROLLBACK")
             raise

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..config import Settings
 from ..jobs.records import Stage
+from ..policy.picture_check import PictureChecker
 from .link import Begin, Drop, Message, Profile, Stop, StoreLink
 from .painter import Painter
 
@@ -29,13 +30,21 @@ STALLED_S = 3600.0
 log = logging.getLogger(__name__)
 
 
-def run_worker(settings: Settings, stages: Sequence[Stage] = ("prior", "decode")) -> int:
-    """Work until SIGTERM or SIGINT, and return the exit code; raise GlmImageError before work."""
-    inbox: SimpleQueue[Message] = SimpleQueue()
+def run_worker(
+    settings: Settings,
+    stages: Sequence[Stage] = ("prior", "decode"),
+    inbox: SimpleQueue[Message] | None = None,
+    checker: PictureChecker | None = None,
+) -> int:
+    """Work until SIGTERM, SIGINT or a Stop in `inbox`, and return the exit code.
+
+    Raise GlmImageError when the model or the store cannot be opened.
+    """
+    inbox = inbox or SimpleQueue()
     profile = Profile(tuple(stages), settings.model)
-    link = StoreLink(settings, profile, inbox)
-    link.open()
+    link = StoreLink(settings, profile, inbox, checker)
     try:
+        link.open()
         started = time.monotonic()
         worker = Worker(settings, profile, link, inbox)
         log.info("The model was loaded in %.1f s.", time.monotonic() - started)
@@ -58,7 +67,7 @@ def _stop_by_message(inbox: SimpleQueue[Message]) -> dict[int, Any]:
         asked.append(number)
 
     if threading.current_thread() is not threading.main_thread():
-        return {}  # the tests run workers beside themselves
+        return {}  # whoever runs a worker beside himself stops it by message
     return {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
 
 

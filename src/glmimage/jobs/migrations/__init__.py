@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
@@ -9,6 +10,8 @@ from sqlalchemy import Connection, inspect, text
 from ..errors import StoreOutdated
 
 HEAD = "0001"
+ONE_AT_A_TIME = threading.Lock()
+"""Held around `migrate`: alembic keeps what it works on in globals of the process."""
 _TABLE = "alembic_version"
 
 
