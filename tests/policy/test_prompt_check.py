@@ -46,6 +46,7 @@ REFUSED = [
     ("sexual", "po\u00adrn"),
     ("sexual", "pooorn"),
     ("sexual", "pornnnn"),
+    ("sexual", "pussssy"),
     ("sexual", "p**n"),
     ("sexual", "p#rn"),
     ("sexual", "f**k"),
