@@ -366,15 +366,14 @@ def test_loading_is_reported_whenever_it_happens(tiny_dir):
 
 def test_a_small_prior_is_written_in_one_thread(pipe, monkeypatch):
     """Short operations shared between threads crawl when the machine is busy."""
-    prior, threads = pipe.stages.prior().prior, set()
-    forward = prior.forward
+    packed, threads = pipe.stages.prior().packed, set()
+    logits = packed.logits
 
-    def watched(embeds, *rest):
-        if embeds.shape[1] == 1:
-            threads.add(torch.get_num_threads())
-        return forward(embeds, *rest)
+    def watched(*arguments):
+        threads.add(torch.get_num_threads())
+        return logits(*arguments)
 
-    monkeypatch.setattr(prior, "forward", watched)
+    monkeypatch.setattr(packed, "logits", watched)
     torch.set_num_threads(2)
     try:
         stream = pipe.stream("A sign", seed=0, **QUICK)

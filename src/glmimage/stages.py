@@ -13,6 +13,7 @@ from torch import Tensor
 from .loading.checkpoint import Checkpoint, resolve_model
 from .loading.tensors import OnProgress, read_json
 from .memory import (
+    CPU_SMALL_VALUES,
     Dtypes,
     MemoryPlan,
     Needs,
@@ -23,6 +24,7 @@ from .memory import (
 )
 from .model.dit import DiT
 from .model.glyph import GlyphEncoder
+from .model.packed_prior import PackedPrior, can_pack
 from .model.prior import PriorModel
 from .model.prompt import PromptEncoder
 from .model.sampling import SamplingConfig
@@ -32,7 +34,10 @@ from .model.vision import VisionTokenizer
 
 @dataclass(frozen=True)
 class PriorStage:
-    """What writes priors. suppress: bool (vision vocabulary,), true for ids that are no code."""
+    """What writes priors. suppress: bool (vision vocabulary,), true for ids that are no code.
+
+    packed: the prior once more, for the token loop on a CPU; None where it would gain nothing.
+    """
 
     prompt: PromptEncoder
     vision: VisionTokenizer
@@ -40,6 +45,7 @@ class PriorStage:
     sampling: SamplingConfig
     suppress: Tensor
     device: torch.device
+    packed: PackedPrior | None = None
 
 
 @dataclass(frozen=True)
@@ -126,13 +132,16 @@ class Stages:
         config = checkpoint.prior_config
         sampling = SamplingConfig.from_dict(checkpoint.generation_config)
         num_codes = checkpoint.vq_config.num_embeddings
+        prior = checkpoint.load_prior(*where)
+        small = sum(weight.numel() for weight in prior.parameters()) < CPU_SMALL_VALUES
         return PriorStage(
             prompt=checkpoint.load_prompt(),
             vision=checkpoint.load_vision(*where),
-            prior=checkpoint.load_prior(*where),
+            prior=prior,
             sampling=sampling,
             suppress=sampling.suppress_mask(config.vision_vocab_size, num_codes).to(self.device),
             device=self.device,
+            packed=PackedPrior(prior) if small and can_pack(prior) else None,
         )
 
     def _load_decode(self) -> DecodeStage:

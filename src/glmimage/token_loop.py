@@ -1,4 +1,12 @@
-"""The loop that writes prior tokens for many pictures at once."""
+"""The loop that writes prior tokens for many pictures at once.
+
+Where the prior is packed for a CPU, a pass reads a window of tokens for each row instead of one:
+the newest token and guesses at those that follow. Every position draws from what the model says
+after the guesses before it, with the random number that belongs to the position; as long as guesses
+turn out to be what is drawn, the draws are the tokens that one-by-one writing gives, and behind the
+first wrong guess they are the next pass's guesses (Jacobi decoding). The random number of a
+position never changes, so guesses settle, and the tokens are the same in either way of writing.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .memory import CPU_SMALL_VALUES, cpu_threads
+from .model.packed_prior import PackedPrior
 from .model.prior import KVCache
 from .model.prompt import PriorInputs
 from .model.sampling import RandomStream, sample
@@ -23,13 +32,21 @@ KV_TOKENS = 32768
 """Rows x longest row: eight 2048 px pictures, or one with four large references."""
 LENGTH_STEP = 256
 """Rows are given room in steps of so many tokens, so that few lengths mean a new cache."""
+WINDOW = 16
+"""Tokens of a row in one pass, where guesses are used: more cost more than they save (measured)."""
+MIN_WINDOW = 4
+PACE_MEMORY = 0.25
+"""Weight of the newest pass in the running number of tokens a row gains in a pass."""
 PROGRESS_STEP = 16
 """Tokens between two reports of a picture's progress: one row of a square preview."""
 
 
 @dataclass(eq=False)
 class _Row:
-    """A picture in the loop; its slot is its own until it leaves."""
+    """A picture in the loop; its slot is its own until it leaves.
+
+    num_tokens are written, and up to num_known there are guesses behind them.
+    """
 
     picture: Picture
     inputs: PriorInputs
@@ -38,23 +55,36 @@ class _Row:
     stream: RandomStream
     slot: int = -1
     num_tokens: int = 0
+    num_known: int = 0
+    pace: float = WINDOW / 2
 
     @property
     def num_cached(self) -> int:
         """Positions in the cache before a step: the prompt, and the tokens but the last."""
         return self.inputs.input_ids.numel() + self.num_tokens - 1
 
+    def window(self, most: int) -> int:
+        """Return how many tokens to read in a pass: by the row's own pace, nobody else's."""
+        wanted = min(most, max(MIN_WINDOW, round(2 * self.pace) + 2))
+        return min(wanted, self.inputs.num_tokens - self.num_tokens)
+
 
 class TokenLoop:
-    """Write one token a row and step; pictures enter and leave between any two steps.
+    """Write one token or more a row and step; pictures enter and leave between any two steps.
 
     How many tokens a picture needs is known beforehand and each has its own random number, so that
     a step waits for nothing from the device: tokens are read when a grid is complete.
+    window: the most tokens of a row in one pass; 1 writes without guesses.
     """
 
     def __init__(
-        self, stage: PriorStage, num_slots: int = NUM_SLOTS, kv_tokens: int = KV_TOKENS
+        self,
+        stage: PriorStage,
+        num_slots: int = NUM_SLOTS,
+        kv_tokens: int = KV_TOKENS,
+        window: int = WINDOW,
     ) -> None:
+        self._packed, self._window = stage.packed, window
         self.prior, self.device = stage.prior, stage.device
         self.sampling, self._suppress = stage.sampling, stage.suppress
         self.num_slots, self.kv_tokens = num_slots, kv_tokens
@@ -110,7 +140,7 @@ class TokenLoop:
 
     @torch.inference_mode()
     def step(self, pictures: Sequence[Picture] | None = None) -> list[Event]:
-        """Write one token for every row, or for some; rows that are complete leave.
+        """Write one token or more for every row, or for some; rows that are complete leave.
 
         A step that raises has changed nothing, so that it can be repeated with fewer rows.
         """
@@ -120,21 +150,68 @@ class TokenLoop:
             rows = [self.rows[picture.key] for picture in pictures]
         if not rows:
             return []
+        before = [row.num_tokens for row in rows]
+        with cpu_threads(self._threads):
+            if self._packed is None:
+                self._write_tokens(rows)
+            else:
+                self._write_windows(self._packed, rows)
+        events = [
+            event
+            for row, count in zip(rows, before, strict=True)
+            for event in self._report(row, count)
+        ]
+        share_time([row.picture for row in rows], "prior_s", started_s)
+        for row in rows:
+            if row.picture.prior is not None:
+                self.leave(row.picture)
+        return events
+
+    def _write_tokens(self, rows: Sequence[_Row]) -> None:
+        """Write one token for each row."""
         assert self._cache is not None
         slots, last = [row.slot for row in rows], [row.num_tokens - 1 for row in rows]
         for row in rows:
             self._cache.lengths[row.slot] = row.num_cached
         embeds = self.prior.embed(self._tokens[slots, last])[:, None]  # (B, 1, D)
         positions = self._positions[slots, :, last][..., None]  # (B, 3, 1)
-        with cpu_threads(self._threads):
-            hidden = self.prior(embeds, positions, self._cache, slots)
-            self._draw(rows, self.prior.logits(hidden[:, -1]))
-        events = [event for row in rows for event in self._report(row)]
-        share_time([row.picture for row in rows], "prior_s", started_s)
-        for row in rows:
-            if row.picture.prior is not None:
-                self.leave(row.picture)
-        return events
+        hidden = self.prior(embeds, positions, self._cache, slots)
+        self._draw(rows, self.prior.logits(hidden[:, -1]))
+
+    def _write_windows(self, packed: PackedPrior, rows: Sequence[_Row]) -> None:
+        """Write the tokens of each row up to its first wrong guess, and that one right."""
+        assert self._cache is not None
+        counts = [row.window(self._window) for row in rows]
+        tokens, positions = [], []
+        for row, count in zip(rows, counts, strict=True):
+            self._cache.lengths[row.slot] = row.num_cached
+            first, written = row.num_tokens - 1, self._tokens[row.slot]
+            stop = first + count
+            # what nobody has guessed yet is probably like its neighbour
+            known = max(row.num_tokens, row.num_known)
+            written[known:stop] = written[known - 1]
+            tokens.append(written[first:stop])
+            positions.append(self._positions[row.slot, :, first:stop])
+        read = torch.cat(tokens)
+        logits = packed.logits(
+            self.prior.embed(read),
+            torch.cat(positions, dim=1).t(),
+            self._cache,
+            [row.slot for row in rows],
+            counts,
+        )
+        drawn = self._sample(rows, counts, logits)
+        right = (read[1:] == drawn[:-1]).tolist()
+        end = 0
+        for row, count in zip(rows, counts, strict=True):
+            start, end = end, end + count
+            gained = 1
+            while gained < count and right[start + gained - 1]:
+                gained += 1
+            self._tokens[row.slot, row.num_tokens : row.num_tokens + count] = drawn[start:end]
+            row.num_known = max(row.num_known, row.num_tokens + count)
+            row.num_tokens += gained
+            row.pace += PACE_MEMORY * (gained - row.pace)
 
     def _row(self, picture: Picture) -> _Row:
         request = picture.request
@@ -181,25 +258,30 @@ class TokenLoop:
 
     def _draw(self, rows: Sequence[_Row], logits: Tensor) -> None:
         """Draw the next token of each row from logits (B, V)."""
-        ids = sample(
-            logits,
-            [row.temperature for row in rows],
-            [row.top_p for row in rows],
-            self.sampling.top_k,
-            self._suppress,
-            [row.stream.uniform(row.num_tokens) for row in rows],
-        )
+        ids = self._sample(rows, [1] * len(rows), logits)
         self._tokens[[row.slot for row in rows], [row.num_tokens for row in rows]] = ids
         for row in rows:
             row.num_tokens += 1
 
-    def _report(self, row: _Row) -> Iterator[Event]:
-        """Say what the row's newest token completes."""
+    def _sample(self, rows: Sequence[_Row], counts: Sequence[int], logits: Tensor) -> Tensor:
+        """Draw ids (R,) from logits (R, V): `counts[i]` tokens that follow one another in a row."""
+        drawn = [(row, i) for row, count in zip(rows, counts, strict=True) for i in range(count)]
+        return sample(
+            logits,
+            [row.temperature for row, _ in drawn],
+            [row.top_p for row, _ in drawn],
+            self.sampling.top_k,
+            self._suppress,
+            [row.stream.uniform(row.num_tokens + i) for row, i in drawn],
+        )
+
+    def _report(self, row: _Row, before: int) -> Iterator[Event]:
+        """Say what the row's tokens from number `before` on complete."""
         key, inputs, count = row.picture.key, row.inputs, row.num_tokens
-        if count % PROGRESS_STEP == 0 or count == inputs.num_tokens:
+        if count // PROGRESS_STEP > before // PROGRESS_STEP or count == inputs.num_tokens:
             yield PriorProgress(*key, count, inputs.num_tokens)
-        if inputs.small_grid and count == inputs.num_small:
-            small = self._tokens[row.slot, :count].tolist()
+        if inputs.small_grid and before < inputs.num_small <= count:
+            small = self._tokens[row.slot, : inputs.num_small].tolist()
             yield SmallGridReady(*key, inputs.small_grid, tuple(small))
         if count == inputs.num_tokens:
             large = inputs.large_tokens(self._tokens[row.slot, :count]).tolist()

@@ -70,6 +70,18 @@ def test_tokens_as_good_as_the_last_kept_one_stay():
     assert torch.equal(kept, expected)
 
 
+@pytest.mark.parametrize("ties", [3, 12, 40, 300])
+def test_any_number_of_tokens_may_be_as_good_as_the_last_kept_one(ties):
+    """Also more of them than are sorted at first."""
+    logits = random_logits(2)
+    logits[0] = logits[0].clamp(max=5.0)
+    logits[0, :ties] = 5.0
+    kept = distribution(logits, [1.0] * 2, [1.0] * 2, 5, None) > 0
+    assert torch.equal(kept, TopKLogitsWarper(5)(None, logits) > -torch.inf)
+    assert kept.sum(-1).tolist()[1] == 5
+    assert kept.sum(-1).tolist()[0] >= ties
+
+
 def test_uniforms_walk_through_the_distribution_likeliest_first():
     logits = torch.tensor([[0.1, 0.6, 0.3]]).log()
     for uniform, token in [(0.0, 1), (0.59, 1), (0.61, 2), (0.89, 2), (0.91, 0), (1 - 2**-24, 0)]:

@@ -1,0 +1,82 @@
+"""The packed prior is the prior: same logits, any windows, and rows that do not feel each other."""
+
+import pytest
+import torch
+
+from glmimage.loading.checkpoint import Checkpoint, resolve_model
+from glmimage.model.packed_prior import PackedPrior, can_pack
+from glmimage.model.prior import KVCache
+
+PROMPT = 21
+
+
+@pytest.fixture(scope="module", params=["tiny", pytest.param("nano", marks=pytest.mark.nano)])
+def prior(request, tiny_dir):
+    return Checkpoint(tiny_dir if request.param == "tiny" else resolve_model("nano")).load_prior()
+
+
+@pytest.fixture(autouse=True)
+def _inference():
+    with torch.inference_mode():
+        yield
+
+
+def rows(prior, count, length=PROMPT + 16):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 200, (count, length), generator=generator)
+    return prior.embed(ids), torch.randint(0, 40, (count, 3, length), generator=generator)
+
+
+def read_prompts(prior, embeds, positions):
+    cache = KVCache(prior.config, len(embeds), embeds.shape[1] + 3)
+    cache.buffer.fill_(1e3)  # what earlier rows leave behind must never be seen
+    prior(embeds[:, :PROMPT], positions[:, :, :PROMPT], cache)
+    return cache
+
+
+def window(embeds, positions, slots, counts):
+    """Cut the positions behind the prompts of some rows, and lay them one after the other."""
+    places = [(slot, slice(PROMPT, PROMPT + n)) for slot, n in zip(slots, counts, strict=True)]
+    return (
+        torch.cat([embeds[slot, at] for slot, at in places]),
+        torch.cat([positions[slot, :, at].t() for slot, at in places]),
+    )
+
+
+@pytest.mark.parametrize("counts", [[1], [16], [1, 1, 1], [16, 3, 7, 1]])
+def test_logits_equal_the_plain_prior(prior, counts):
+    embeds, positions = rows(prior, 4)
+    slots = [2, 0, 3, 1][: len(counts)]
+    cache = read_prompts(prior, embeds, positions)
+    found = PackedPrior(prior).logits(
+        *window(embeds, positions, slots, counts), cache, slots, counts
+    )
+    whole = prior.head(prior(embeds, positions))
+    expected = [whole[s, PROMPT : PROMPT + n] for s, n in zip(slots, counts, strict=True)]
+    assert found.dtype == torch.float32
+    assert (found - torch.cat(expected)).abs().max() < 1e-4 < whole.std()
+
+
+def test_a_row_is_the_same_to_the_last_bit_whoever_is_beside_it(prior):
+    packed, (embeds, positions) = PackedPrior(prior), rows(prior, 6)
+    counts = [5, 16, 1, 4, 16, 9]
+    cache = read_prompts(prior, embeds, positions)
+    together = packed.logits(
+        *window(embeds, positions, range(6), counts), cache, range(6), counts
+    ).split(counts)
+    for slot, count in enumerate(counts):
+        alone = packed.logits(*window(embeds, positions, [slot], [count]), cache, [slot], [count])
+        assert torch.equal(alone, together[slot])
+
+
+def test_a_window_that_does_not_fit_is_refused(prior):
+    embeds, positions = rows(prior, 1)
+    cache = read_prompts(prior, embeds, positions)
+    cache.lengths[0] = cache.max_length - 3
+    with pytest.raises(ValueError, match=r"37 \+ 4 positions do not fit a cache of 40"):
+        PackedPrior(prior).logits(*window(embeds, positions, [0], [4]), cache, [0], [4])
+
+
+def test_only_float32_on_a_cpu_is_packed(prior, tiny_dir):
+    assert can_pack(prior)
+    assert not can_pack(Checkpoint(tiny_dir).load_prior(dtype=torch.bfloat16))
