@@ -13,12 +13,16 @@ INTRODUCTION = (
     "in turn, in the same run, on the same checkpoint; diffusers in the fastest of the number "
     "formats tried. Medians. A ratio above 1 is in our favour. `make bench` measures anew."
 )
+STAGES = ("prior_s", "denoise_s", "decode_s", "total_s")
 METRICS = {
     "prior_s": ("prior, s", 1.0),
     "denoise_s": ("denoise, s", 1.0),
     "decode_s": ("decode, s", 1.0),
     "total_s": ("total, s", 1.0),
     "peak_memory_bytes": ("peak memory, MB", 1e-6),
+    "tokens_per_s": ("prior tokens a second", 1.0),
+    "tokens_per_pass": ("prior tokens a pass of a picture", 1.0),
+    "pictures_per_s": ("pictures a second", 1.0),
 }
 
 
@@ -46,6 +50,8 @@ def readme_table(results: list[Result]) -> str:
     """Show the newest run of each model on each device, a picture a line."""
     newest: dict[tuple[str, str], Result] = {}
     for result in results:
+        if not any(row["metric"] == "total_s" for row in result["rows"]):
+            continue
         newest.setdefault((result["card"]["model"], result["card"]["device"]), result)
     if not newest:
         return "Nothing is measured yet; `make bench` does it.\n"
@@ -53,7 +59,7 @@ def readme_table(results: list[Result]) -> str:
     lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
     for (model, device), result in newest.items():
         for case, rows in _cases(result).items():
-            stages = [f"{rows[metric]['ours']:.2f} s" for metric in list(METRICS)[:4]]
+            stages = [f"{rows[metric]['ours']:.2f} s" for metric in STAGES]
             theirs = f"{rows['total_s']['upstream']:.2f} s"
             lines.append(f"| {' | '.join([f'{model}, {device}', case, *stages, theirs])} |")
     page = "[docs/performance.md](docs/performance.md)"
@@ -65,7 +71,9 @@ def _run(result: Result) -> Iterator[str]:
     yield f"## {card['model']} on {card['device']}, {card['date']}"
     versions = ", ".join(f"{name} {number}" for name, number in card["versions"].items())
     dtypes = f"ours in {card['dtypes']['ours']}, diffusers in {card['dtypes']['upstream']}"
-    yield f"{card['system']}, {card['threads']} threads; {dtypes}; {versions}; {card['commit']}."
+    seconds = "; seconds of CPU, not of the clock" if "CPU" in card.get("clock", "") else ""
+    threads = f"{card['threads']} thread{'s' if card['threads'] != 1 else ''}"
+    yield f"{card['system']}, {threads}; {dtypes}; {versions}; {card['commit']}{seconds}."
     yield ""
     yield f"```sh\n{card['command']}\n```"
     yield f"[{result['file']}](../bench/results/{result['file']})"
@@ -73,8 +81,8 @@ def _run(result: Result) -> Iterator[str]:
     yield "| picture | | ours | diffusers | ratio |"
     yield "| --- | --- | --- | --- | --- |"
     for case, rows in _cases(result).items():
-        for metric, (name, unit) in METRICS.items():
-            row = rows[metric]
+        for metric, row in rows.items():
+            name, unit = METRICS[metric]
             digits = 0 if "memory" in metric else 2
             ours, theirs = (f"{row[side] * unit:.{digits}f}" for side in ("ours", "upstream"))
             yield f"| {case} | {name} | {ours} | {theirs} | {row['ratio']:.2f} |"

@@ -1,0 +1,130 @@
+"""Measure how fast prior tokens are written: one request, and many of mixed sizes at once.
+
+    python bench/prior.py --threads 1 --clock cpu
+
+Upstream is one request of 512 px through diffusers' generate_prior_tokens(): it takes requests of
+different sizes one after the other. Ours and upstream alternate; medians; a ratio above 1 is in our
+favour. "without guesses" is the same loop with a window of one token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import infer
+
+PROMPTS = (
+    infer.PROMPT,
+    "A poster with the headline 'OPEN'",
+    "A sign that says 'Fresh Bread'",
+    "A quiet page with nothing written on it",
+)
+SIZES = ((512, 512), (768, 512), (1024, 1024), (512, 1024))
+CASES = {  # name -> requests at once, window, mixed sizes
+    "one request of 512 px, without guesses": (1, 1, False),
+    "one request of 512 px": (1, None, False),
+    "16 requests of 512 to 1024 px": (16, None, True),
+}
+
+
+class Ours:
+    def __init__(self, options: argparse.Namespace) -> None:
+        from glmimage.stages import Stages
+
+        self.stages = Stages.load(options.model, options.device, None, "staged")
+        self.device = self.stages.device
+        self.dtype = f"{self.stages.dtypes.prior}".replace("torch.", "")
+
+    def run(
+        self, num_requests: int, window: int | None, mixed: bool, seed: int
+    ) -> dict[str, float]:
+        """Return tokens a second, and tokens a row and pass."""
+        from glmimage.picture import make_pictures
+        from glmimage.pipeline import encode_prompts
+        from glmimage.token_loop import WINDOW, TokenLoop
+        from glmimage.types import GenerationRequest
+
+        pictures = []
+        for number in range(num_requests):
+            width, height = SIZES[number % 4] if mixed else SIZES[0]
+            prompt = PROMPTS[number // 4 % 4 if mixed else seed % 4]
+            request = GenerationRequest(prompt, width, height, seed=100 * seed + number)
+            pictures += make_pictures(str(number), request)
+        stage, clock = self.stages.prior(), infer.time.perf_counter
+        started = clock()
+        encode_prompts(stage, pictures)
+        loop = TokenLoop(stage, num_requests, window=window or WINDOW)
+        passes = 0
+        for picture in pictures:
+            loop.enter([picture])
+        while loop.rows:
+            passes += len(loop.rows)
+            loop.step()
+        written = sum(picture.encoded.num_tokens for picture in pictures)
+        return {
+            "tokens_per_s": written / (clock() - started),
+            "tokens_per_pass": (written - num_requests) / passes,
+        }
+
+
+class Upstream(infer.Upstream):
+    def tokens(self, seed: int) -> dict[str, float]:
+        import torch
+
+        clock = infer.time.perf_counter
+        torch.manual_seed(seed)
+        started = clock()
+        ids, *_ = self.pipe.generate_prior_tokens(prompt=PROMPTS[seed % 4], height=512, width=512)
+        # the small grid is written as well, and the end marker
+        return {"tokens_per_s": (ids.numel() / 4 + 257) / (clock() - started), "tokens_per_pass": 1}
+
+
+def main() -> None:
+    options = parse()
+    if options.clock == "cpu":
+        infer.time.perf_counter = infer.time.process_time
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    ours, upstream = Ours(options), Upstream(options, options.upstream_dtypes)
+    runs: dict[str, list[Any]] = {name: [] for name in (*CASES, "upstream")}
+    for seed in range(options.repeats + 1):  # the first round warms up
+        runs["upstream"].append(upstream.tokens(seed))
+        for name, case in CASES.items():
+            runs[name].append(ours.run(*case, seed))
+    rows = []
+    for name in CASES:
+        for metric in ("tokens_per_s", "tokens_per_pass"):
+            one, other = (
+                statistics.median(run[metric] for run in runs[side][1:])
+                for side in (name, "upstream")
+            )
+            rows.append(
+                {"case": name, "metric": metric, "ours": round(one, 3)}
+                | {"upstream": round(other, 3), "ratio": round(one / other, 2)}
+            )
+            print(f"{name:45} {metric:16} {one:9.2f} {other:9.2f}", file=sys.stderr)
+    options.guidance, options.warmup = None, 1
+    card = infer.card(options, {"ours": ours.dtype, "upstream": upstream.dtype})
+    infer.write_result({"card": card, "rows": rows}, options.name)
+
+
+def parse() -> SimpleNamespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="nano", help="nano, a folder, or a Hugging Face id")
+    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--device")
+    parser.add_argument("--upstream-dtypes", default="bfloat16")
+    parser.add_argument("--name", default="prior", help="end of the result file's name")
+    return parser.parse_args(namespace=SimpleNamespace())
+
+
+if __name__ == "__main__":
+    main()
