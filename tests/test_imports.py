@@ -16,7 +16,8 @@ try:
     code = run(sys.argv[1:])
 except SystemExit as stop:
     code = stop.code
-heavy = sorted({"torch", "transformers", "diffusers", "huggingface_hub"} & set(sys.modules))
+heavy = {"torch", "transformers", "diffusers", "huggingface_hub", "sqlalchemy", "starlette"}
+heavy = sorted((heavy | {"uvicorn", "cryptography"}) & set(sys.modules))
 print("\\nPROBE", code, *heavy)
 """
 
@@ -40,13 +41,24 @@ def in_fresh_interpreter(script, *arguments):
         (["generate", "A poster", "-o", "absent/a.png"], 2),
         (["generate", "A poster", "--model", "nowhere"], 2),
         (["make-tiny", str(ROOT)], 2),
+        (["serve", "--help"], 0),
+        (["keys"], 2),
+        (["env", "--data-dir", "/nowhere"], 2),
+        (["serve", "--workers", "-1"], 2),
+        (["worker", "--stages", "paint"], 2),
     ],
 )
-def test_help_and_refusals_do_not_wait_for_torch(arguments, code):
+def test_help_and_refusals_do_not_wait_for_what_is_heavy(arguments, code):
     assert in_fresh_interpreter(PROBE, *arguments) == f"PROBE {code}"
 
 
-@pytest.mark.parametrize("module", ["", ".errors", ".types", ".source_images", ".config"])
+MODULES = (
+    " .errors .types .source_images .config .redirect.connect_proxy .jobs .files .policy"
+    " .server.app .server.process .server.tls"
+).split(" ")
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_values_are_read_without_torch(module):
     script = f"import sys, glmimage{module}; print('torch' in sys.modules)"
     assert in_fresh_interpreter(script) == "False"

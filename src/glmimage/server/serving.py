@@ -6,11 +6,14 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..atomic_file import replace_file
 from ..config import Settings
 from ..errors import InvalidSettings
-from ..jobs import JobStore
+
+if TYPE_CHECKING:
+    from ..jobs import JobStore
 
 FIRST_KEY_NAME = "first"
 
