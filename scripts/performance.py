@@ -27,9 +27,10 @@ METRICS = {
 
 
 def read_results(folder: Path) -> list[Result]:
-    """Return all results, the newest first."""
+    """Return what was measured against diffusers, the newest first; others have no upstream."""
     files = sorted(folder.glob("*.json"), reverse=True)
-    return [{"file": file.name, **json.loads(file.read_text("utf-8"))} for file in files]
+    results = [{"file": file.name, **json.loads(file.read_text("utf-8"))} for file in files]
+    return [result for result in results if all("upstream" in row for row in result["rows"])]
 
 
 def performance_page(note: str, results: list[Result]) -> str:
@@ -61,17 +62,21 @@ def readme_table(results: list[Result]) -> str:
         for case, rows in _cases(result).items():
             stages = [f"{rows[metric]['ours']:.2f} s" for metric in STAGES]
             theirs = f"{rows['total_s']['upstream']:.2f} s"
-            lines.append(f"| {' | '.join([f'{model}, {device}', case, *stages, theirs])} |")
+            machine = f"{model}, {device}" + (", CPU seconds" if _in_cpu_seconds(result) else "")
+            lines.append(f"| {' | '.join([machine, case, *stages, theirs])} |")
     page = "[docs/performance.md](docs/performance.md)"
     return "\n".join([*lines, "", f"Every figure with its machine and its command: {page}.", ""])
 
 
 def _run(result: Result) -> Iterator[str]:
     card = result["card"]
+    if not any("upstream" in row for row in result["rows"]):
+        yield from _measured_alone(result)
+        return
     yield f"## {card['model']} on {card['device']}, {card['date']}"
     versions = ", ".join(f"{name} {number}" for name, number in card["versions"].items())
     dtypes = f"ours in {card['dtypes']['ours']}, diffusers in {card['dtypes']['upstream']}"
-    seconds = "; seconds of CPU, not of the clock" if "CPU" in card.get("clock", "") else ""
+    seconds = "; seconds of CPU, not of the clock" if _in_cpu_seconds(result) else ""
     threads = f"{card['threads']} thread{'s' if card['threads'] != 1 else ''}"
     yield f"{card['system']}, {threads}; {dtypes}; {versions}; {card['commit']}{seconds}."
     yield ""
@@ -86,6 +91,25 @@ def _run(result: Result) -> Iterator[str]:
             digits = 0 if "memory" in metric else 2
             ours, theirs = (f"{row[side] * unit:.{digits}f}" for side in ("ours", "upstream"))
             yield f"| {case} | {name} | {ours} | {theirs} | {row['ratio']:.2f} |"
+
+
+def _measured_alone(result: Result) -> Iterator[str]:
+    """Show a run that nothing is compared with, beside what was to be reached."""
+    card = result["card"]
+    name = result["file"].removesuffix(".json").rpartition("-")[2]
+    yield f"## {name} on {card.get('device', card['system'])}, {card['date']}"
+    yield ""
+    yield f"```sh\n{card['command']}\n```"
+    yield f"[{result['file']}](../bench/results/{result['file']})"
+    yield ""
+    yield "| case | | measured | to reach |"
+    yield "| --- | --- | --- | --- |"
+    for row in result["rows"]:
+        yield f"| {row['case']} | {row['metric']} | {row['ours']:.4g} | {row.get('target', '')} |"
+
+
+def _in_cpu_seconds(result: Result) -> bool:
+    return "CPU" in result["card"].get("clock", "")
 
 
 def _cases(result: Result) -> dict[str, dict[str, Result]]:
