@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from api_page import api_page
 from performance import performance_page, read_results, readme_table
 
 from glmimage.cli import app
@@ -112,6 +113,7 @@ def _picture() -> str:
 
 
 PAGES = {
+    "docs/api.md": lambda: api_page(NOTE),
     "docs/cli.md": command_page,
     "docs/performance.md": lambda: performance_page(NOTE, read_results(RESULTS)),
     "README.md": readme,

@@ -1,6 +1,5 @@
 """The platform API: models, prices, usage, requests, deletion, deliveries; OpenAPI documents."""
 
-import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -127,7 +126,6 @@ def test_pages(used):
         ("/models", {"expand": "everything"}),
         ("/models/usage", {"start": "yesterday"}),
         ("/models/usage", {"start": "2026-99-99"}),
-        ("/models/usage", {"start": "2026-02-01", "end": "2026-01-01"}),
         ("/models/usage", {"timeframe": "year"}),
         ("/models/requests/by-endpoint", {}),
         ("/models/requests/search", {"limit": "0"}),
@@ -247,7 +245,8 @@ def test_documents_of_unknown_endpoints(server):
     assert answer.status_code == 400
 
 
-def test_times_are_read_in_two_forms(used):
-    now = time.time()
-    for start in (str(now - 60), datetime.fromtimestamp(now - 60).astimezone().isoformat()):
+def test_times_with_and_without_an_offset(used):
+    minute_ago = datetime.now(UTC) - timedelta(minutes=1)
+    for start in (minute_ago.isoformat(), minute_ago.replace(tzinfo=None).isoformat()):
         assert get(used, "/models/requests/search", start=start)["results"]
+        assert get(used, "/models/requests/search", end=start)["results"] == []

@@ -11,7 +11,7 @@ MAX_URL = 4096
 
 def check_webhook_url(url: str | None) -> str | None:
     """Return the URL; None for none; raise 400 `bad_request` for one that cannot be called."""
-    if url is None or url == "":
+    if url is None:
         return None
     if len(url) > MAX_URL:
         raise RequestError("bad_request", f"fal_webhook is longer than {MAX_URL} characters.")

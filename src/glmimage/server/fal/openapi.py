@@ -169,7 +169,7 @@ def _run_paths(endpoint: str, name: str) -> dict[str, Any]:
                 "responses": {
                     "200": {
                         "description": "Events, each a line of JSON.",
-                        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                        "content": {"text/event-stream": {"schema": {}}},
                     },
                     **failures,
                 },

@@ -20,8 +20,8 @@ def rest_document() -> dict[str, Any]:
     upload = {
         "type": "object",
         "properties": {
-            "file_name": {"type": "string"},
-            "content_type": {"type": "string"},
+            "file_name": {"type": "string", "nullable": True},
+            "content_type": {"type": "string", "nullable": True},
         },
     }
     address = {
@@ -29,7 +29,9 @@ def rest_document() -> dict[str, Any]:
         "required": ["upload_url", "file_url"],
         "properties": {"upload_url": {"type": "string"}, "file_url": {"type": "string"}},
     }
-    kind = _parameter("storage_type", {"type": "string", "enum": ["fal-cdn-v3", "fal-cdn", "gcs"]})
+    kind = _parameter(
+        "storage_type", {"type": "string", "enum": ["", "fal-cdn-v3", "fal-cdn", "gcs"]}
+    )
     initiate = _operation(
         "Get an address to upload a file to.", [kind], upload, address, "400", "401", "413", "422"
     )

@@ -24,7 +24,7 @@ from .render import status_body, submitted_body
 from .run import answer, answer_of
 from .schemas import APP, INPUTS
 
-_NUMBER = re.compile(r"-?\d{1,300}(\.\d{1,300})?(e[+-]?\d{1,2})?")
+_NUMBER = re.compile(r"-?\d{1,300}(\.\d{1,300})?(e[+-]?\d{1,3})?")
 
 
 async def submit_request(services: Services, request: Request) -> Response:

@@ -39,6 +39,9 @@ APP = TEXT_TO_IMAGE
 """Requests of both endpoints are read under this id."""
 MIN_STEPS, MAX_STEPS = 10, 100
 
+SAYS_SOMETHING = r"^[^\x00]*[^\s\x00][^\x00]*$"
+"""Published with the prompt; checked below, with a sentence for each fault."""
+
 Preset = Literal[
     "square_hd",
     "square",
@@ -67,7 +70,16 @@ def _not_bool_either(value: object) -> object:
     return value
 
 
+def _true_or_false(value: object) -> object:
+    if isinstance(value, str) and value.lower() not in ("true", "false"):
+        raise PydanticCustomError("bool_parsing", "Input should be true or false")
+    if not isinstance(value, bool | str):
+        raise PydanticCustomError("bool_type", "Input should be true or false")
+    return value
+
+
 Whole = BeforeValidator(_not_bool)
+Switch = Annotated[bool, BeforeValidator(_true_or_false)]
 Decimal = BeforeValidator(_not_bool_either)
 
 
@@ -86,6 +98,12 @@ def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _or_one_string(schema: dict[str, Any]) -> None:
+    names = ("type", "items", "minItems", "maxItems")
+    several = {name: schema.pop(name) for name in names if name in schema}
+    schema["anyOf"] = [several, {"type": "string", "minLength": 1}]
+
+
 class TextToImageInput(BaseModel):
     """What `fal-ai/glm-image` takes. Unknown fields are ignored."""
 
@@ -95,6 +113,7 @@ class TextToImageInput(BaseModel):
         description="Text prompt for image generation; words to be written in it go in quotes.",
         min_length=1,
         max_length=MAX_PROMPT_CHARACTERS,
+        json_schema_extra={"pattern": SAYS_SOMETHING},
         examples=["A conference poster with the headline 'AI Summit 2026' in bold sans-serif"],
     )
     image_size: Annotated[
@@ -111,18 +130,18 @@ class TextToImageInput(BaseModel):
         allow_inf_nan=False,
         description="How closely the picture follows the prompt.",
     )
-    seed: Annotated[int, Whole] | None = Field(
-        None, ge=0, le=MAX_SEED, description="The same seed and input give the same picture."
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED), Whole] | None = Field(
+        None, description="The same seed and input give the same picture."
     )
     num_images: Annotated[int, Whole] = Field(
         1, ge=1, le=MAX_IMAGES, description="Number of images to generate."
     )
-    enable_safety_checker: bool = Field(True, description="Check prompt and pictures.")
+    enable_safety_checker: Switch = Field(True, description="Check prompt and pictures.")
     output_format: Literal["jpeg", "png"] = Field("jpeg", description="Output image format.")
-    sync_mode: bool = Field(
+    sync_mode: Switch = Field(
         False, description="Return the pictures as data URIs; they are not stored."
     )
-    enable_prompt_expansion: bool = Field(
+    enable_prompt_expansion: Switch = Field(
         False, description="Let a language model enrich the prompt first."
     )
 
@@ -151,6 +170,7 @@ class ImageToImageInput(TextToImageInput):
         list[Annotated[StrictStr, Field(min_length=1)]], BeforeValidator(_one_or_many)
     ] = Field(
         description="References, 1 to 4: http(s) URLs or data URIs. The first is the subject.",
+        json_schema_extra=_or_one_string,
         min_length=1,
         max_length=MAX_SOURCE_IMAGES,
     )

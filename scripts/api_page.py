@@ -1,0 +1,185 @@
+"""The page of the API: routes, fields, errors and settings, read off the code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from glmimage.config import PREFIX, Settings
+from glmimage.server.app import ROUTES
+from glmimage.server.fal.errors import REQUEST_ERRORS, RETRYABLE
+from glmimage.server.fal.openapi import document
+from glmimage.server.fal.schemas import IMAGE_TO_IMAGE, TEXT_TO_IMAGE
+from glmimage.server.routing import FAL_HOSTS, SURFACES, Route
+from glmimage.types import SIZE_PRESETS
+
+INTRODUCTION = """\
+# API
+`glmimage serve` speaks fal's protocol for `fal-ai/glm-image` and \
+`fal-ai/glm-image/image-to-image`. fal's own clients work unmodified: see `glmimage exec` and \
+`glmimage env` in [cli.md](cli.md). OpenAPI documents, without a key: \
+`/api/openapi/{queue,run,rest,platform}/openapi.json?endpoint_id=...`.
+
+## Where
+A surface is told by the first part of the path, or by the Host header for the names that fal's \
+clients have built in. `POST /fal-ai/glm-image` without either is refused: it would be a submit \
+and a run at once. A slash at the end of a path means nothing; nothing is ever redirected.
+"""
+AUTHENTICATION = """\
+## Keys
+`Authorization: Key <key>` (or `Bearer <key>`). Without a valid key the answer is 401, also for \
+what does not exist. Health, downloads of public files, upload addresses, the webhook key and the \
+OpenAPI documents answer anybody. `/tokens/` makes short-lived tokens for sockets and streams \
+(`?fal_jwt_token=`).
+"""
+LIFE = """\
+## Life of a request
+Submit answers 200 with an id and three URLs, also when the input is invalid: the fault is then \
+told by the result, as fal does (`GLMIMAGE_DEFER_VALIDATION=false` tells it at once, with 422). A \
+status is `IN_QUEUE` (with `queue_position`), `IN_PROGRESS` or `COMPLETED` (with `error` and \
+`error_type` when it failed); HTTP 202 while there is something to wait for, then 200. The result \
+has the true status: 200, 422 (do not retry), 499 (cancelled), 500, 504. `run` and `stream` do the \
+work while the caller waits; who hangs up cancels it.
+
+Equal input with the same explicit `seed` is answered from the stored pictures as long as they \
+live: `X-Fal-Served-From: cache`, and a line in the log; nothing is charged. \
+`X-Glmimage-Cache: off` turns it off. With `GLMIMAGE_FALLBACK=true`, an overloaded server or one \
+without a worker answers with the newest stored picture of the same prompt: \
+`X-Fal-Served-From: fallback`.
+"""
+HEADERS = {
+    "X-Fal-Request-Timeout, X-Fal-Request-Start-Timeout": "seconds until a worker must have begun; "
+    "else 504 with `X-Fal-Request-Timeout-Type: user`; the second wins",
+    "X-Fal-Queue-Priority": "`normal` or `low`, behind everything normal",
+    "X-Fal-No-Retry": "`1`: a lost worker's request is not begun again",
+    "X-Fal-Store-IO": "`0`: input and answer are forgotten after an hour",
+    "X-Fal-Object-Lifecycle-Preference": "JSON: `expiration_duration_seconds`, `initial_acl` of "
+    "the pictures",
+    "X-App-Fal-Disable-Fallback": "any value: no fallback for this request",
+    "X-Glmimage-Cache": "`off`: paint, also when equal pictures are stored",
+    "?fal_webhook=": "where the answer is posted to, signed; submit only",
+    "?fal_max_queue_length=": "429 when more requests wait already; submit only",
+}
+
+
+def api_page(note: str) -> str:
+    """Describe surfaces, routes, fields, errors and headers."""
+    return "\n".join(
+        [
+            note,
+            INTRODUCTION,
+            *_surfaces(),
+            "",
+            AUTHENTICATION,
+            LIFE,
+            *_fields(),
+            *_presets(),
+            *_headers(),
+            *_errors(),
+            *_routes(),
+            *_settings(),
+            "",
+        ]
+    )
+
+
+def _surfaces() -> Iterator[str]:
+    yield from ("| surface | below | Host |", "| --- | --- | --- |")
+    for surface in SURFACES:
+        hosts = ", ".join(f"`{host}`" for host, name in FAL_HOSTS.items() if name == surface)
+        yield row(surface, f"`/{surface}`", hosts)
+
+
+def _fields() -> Iterator[str]:
+    yield from ("## Input", "", "| field | type | default | limits |", "| --- | --- | --- | --- |")
+    schemas = document("queue", TEXT_TO_IMAGE)["components"]["schemas"]
+    edits = document("queue", IMAGE_TO_IMAGE)["components"]["schemas"]
+    properties = edits["GlmImageImageToImageInput"]["properties"]
+    for name, schema in properties.items():
+        only = (
+            " (image to image only)" if name not in schemas["GlmImageInput"]["properties"] else ""
+        )
+        kind = schema.get("type") or " or ".join(_kind(one) for one in _branches(schema))
+        default = f"`{schema['default']}`" if "default" in schema else ""
+        yield row(f"`{name}`{only}", kind, default, _limits(schema))
+    yield ""
+    yield "Unknown fields are ignored. A custom size has both sides 512 to 2048 px in steps of 32;"
+    yield "a side that is left out is 512."
+
+
+def _branches(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = schema.get("anyOf") or schema.get("oneOf") or []
+    return found
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    if "$ref" in schema:
+        return "object"
+    return "preset" if "enum" in schema else str(schema.get("type"))
+
+
+def _limits(schema: dict[str, Any]) -> str:
+    words = {
+        "minimum": "from {}",
+        "maximum": "to {}",
+        "minLength": "at least {} character",
+        "maxLength": "at most {} characters",
+    }
+    found = [text.format(schema[name]) for name, text in words.items() if name in schema]
+    for branch in _branches(schema):
+        if "maxItems" in branch:
+            found.append(f"{branch['minItems']} to {branch['maxItems']}")
+    if "enum" in schema:
+        found.append(", ".join(f"`{value}`" for value in schema["enum"]))
+    return ", ".join(found)
+
+
+def _presets() -> Iterator[str]:
+    yield from ("", "| image_size | width x height |", "| --- | --- |")
+    for name, (width, height) in SIZE_PRESETS.items():
+        yield row(f"`{name}`", f"{width} x {height}")
+
+
+def _headers() -> Iterator[str]:
+    yield from ("", "## What a caller can ask for", "", "| | |", "| --- | --- |")
+    for name, meaning in HEADERS.items():
+        shown = ", ".join(f"`{part}`" for part in name.split(", "))
+        yield row(shown, meaning)
+
+
+def _errors() -> Iterator[str]:
+    yield from ("", "## Errors", "")
+    yield (
+        "Wrong input: 422 with `detail[]`, each with `loc`, `msg`, `type`, `url`. All else: "
+        "`detail` as a sentence, with `error_type`, mirrored in `X-Fal-Error-Type`. "
+        "`X-Fal-Retryable` and `X-Fal-Needs-Retry` say whether trying again may help."
+    )
+    yield from ("", "| error_type | status | try again |", "| --- | --- | --- |")
+    for name, status in REQUEST_ERRORS.items():
+        yield row(f"`{name}`", str(status), "yes" if name in RETRYABLE else "no")
+
+
+def _routes() -> Iterator[str]:
+    yield from ("", "## Routes", "", "| method | path | key |", "| --- | --- | --- |")
+    for route in ROUTES:
+        yield row(route.method, f"`{_path(route)}`", "" if route.needs_key else "none")
+
+
+def _path(route: Route) -> str:
+    return f"/{route.surface}{route.path}" if route.surface else route.path
+
+
+def _settings() -> Iterator[str]:
+    names = (
+        "max_body_bytes max_queue_length max_attempts no_worker_timeout_s fallback result_cache "
+        "cors_origins open_proxy unit_price defer_validation"
+    )
+    yield from ("", "## Settings that change an answer", "", "| | | |", "| --- | --- | --- |")
+    for name in names.split():
+        field = Settings.model_fields[name]
+        yield row(f"`{PREFIX}{name.upper()}`", f"`{field.default}`", field.description or "")
+
+
+def row(*cells: str) -> str:
+    """Return a line of a table."""
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
