@@ -1,12 +1,15 @@
-"""Ask for several pictures in one call instead of several calls, and for each picture's address."""
+"""Ask for several pictures in one call instead of several calls, and follow the log."""
 
 import fal_client
+
+printed = []
 
 
 def show(update):
     if isinstance(update, fal_client.InProgress):
-        for entry in (update.logs or [])[-1:]:
+        for entry in (update.logs or [])[len(printed) :]:  # every update holds the whole log
             print(entry["message"])
+            printed.append(entry)
 
 
 result = fal_client.subscribe(

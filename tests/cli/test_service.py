@@ -9,12 +9,15 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 from glmimage.server.serving import find_serving, first_key_file
 
-PASTE = ["Scripts written for fal", "  glmimage exec -- python poster.py", '  eval "$(glmimage env)"']
+PASTE = ["  glmimage exec -- python poster.py", '  eval "$(glmimage env)"']
+
+SERVE = [sys.executable, "-m", "glmimage", "serve", "--http-port", "0", "--https-port", "0"]
 
 
 class Server:
@@ -23,8 +26,7 @@ class Server:
     def __init__(self, data_dir, *options, **variables):
         self.data_dir = data_dir
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "glmimage", "serve", "--data-dir", str(data_dir)]
-            + ["--http-port", "0", "--https-port", "0", "--workers", "0", *options],
+            [*SERVE, "--data-dir", str(data_dir), "--workers", "0", *options],
             env=clean_environment(**variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -86,7 +88,7 @@ def test_the_first_start_says_all_that_is_needed(serve, tmp_path):
         f"  https  https://{server.serving.https}",
     ]
     assert key in server.printed[4]
-    assert server.printed[-2:] == PASTE[1:]
+    assert server.printed[-2:] == PASTE
     requests = "/fal-ai/glm-image/requests/none/status"
     context = ssl.create_default_context(cafile=server.serving.ca)
     for origin in (f"http://{server.serving.http}", f"https://{server.serving.https}"):
@@ -111,11 +113,11 @@ def test_a_signal_ends_it_cleanly(serve, number):
 
 def test_the_second_start_keeps_key_and_certificate(serve):
     first = serve()
-    ca = open(first.serving.ca).read()
+    ca = Path(first.serving.ca).read_bytes()
     key = first_key_file(first.data_dir).read_text()
     first.stop()
     second = serve()
-    assert open(second.serving.ca).read() == ca
+    assert Path(second.serving.ca).read_bytes() == ca
     assert first_key_file(first.data_dir).read_text() == key
     assert key.strip() not in "\n".join(second.printed)
 

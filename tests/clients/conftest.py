@@ -20,13 +20,14 @@ from glmimage.server.serving import find_serving
 
 ROOT = Path(__file__).parents[2]
 JAVASCRIPT = Path(__file__).parent / "javascript"
+SERVE = [sys.executable, "-m", "glmimage", "serve", "--http-port", "0", "--https-port", "0"]
 START_WITHIN_S = 240  # loading torch, on a machine that is busy with other tests
 
 
 class Service:
     """Run `glmimage serve` until `stop`; `execute` runs a program under `glmimage exec`."""
 
-    def __init__(self, folder, model):
+    def __init__(self, folder, model, *options, **process_options):
         self.data_dir = folder / "data"
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("GLMIMAGE_")},
@@ -40,11 +41,12 @@ class Service:
         }
         self.log = folder / "serve.log"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "glmimage", "serve", "--http-port", "0", "--https-port", "0"],
+            [*SERVE, *options],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=self.log.open("wb"),
             text=True,
+            **process_options,
         )
         alarm = threading.Timer(START_WITHIN_S, self.process.kill)
         alarm.start()
@@ -104,6 +106,21 @@ def service(tmp_path_factory, tiny_dir):
     log = running.log.read_text()
     assert running.stop() == 0
     assert "Traceback" not in log, log
+
+
+@pytest.fixture
+def start_service(tmp_path, tiny_dir):
+    """Return a function that starts services of a test's own, one after the other."""
+    started = []
+
+    def start(**options):
+        started.append(Service(tmp_path, tiny_dir, **options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.process.kill()
+        running.process.wait()
 
 
 @pytest.fixture(scope="module")

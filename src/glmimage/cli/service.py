@@ -15,9 +15,10 @@ from .options import DataDir, Device, Dtype, Memory, Model
 
 if TYPE_CHECKING:
     from ..config import Settings
+    from ..jobs import Stage
     from ..server.process import Started
 
-STAGES = ("prior", "decode")
+STAGES: tuple[Stage, ...] = ("prior", "decode")
 
 Host = Annotated[
     str | None, typer.Option(help="Address to listen on; 0.0.0.0 is every one. [127.0.0.1]")
@@ -85,8 +86,9 @@ def worker(
     settings = load_settings(
         data_dir=data_dir, model=model, device=device, dtype=dtype, memory=memory
     )
-    chosen = tuple(dict.fromkeys(part.strip() for part in stages.split(",")))
-    if not chosen or not set(chosen) <= set(STAGES):
+    named = [part.strip() for part in stages.split(",")]
+    chosen = tuple(stage for stage in STAGES if stage in named)
+    if not set(named) <= set(STAGES):
         raise InvalidSettings(f"--stages is '{stages}'; it must be prior, decode or both.")
     _set_up_logging()
     if until_stdin_closes:
@@ -94,7 +96,7 @@ def worker(
     _run_worker(settings, chosen)
 
 
-def _run_worker(settings: Settings, stages: tuple[str, ...]) -> None:
+def _run_worker(settings: Settings, stages: tuple[Stage, ...]) -> None:
     os.environ.update(settings.hub_environment())
     from ..worker import run_worker
 
