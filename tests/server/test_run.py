@@ -1,5 +1,6 @@
 """The synchronous call and the streamed one (spec 5)."""
 
+import asyncio
 import json
 import threading
 
@@ -180,3 +181,32 @@ def test_rate_of_a_key(serve):
     assert answer.json()["error_type"] == "rate_limit"
     assert int(answer.headers["retry-after"]) > 0
     assert server.http.post(RUN, json=BODY).status_code == 200
+
+
+def test_a_server_that_stops_says_so(held):
+    """uvicorn cancels what is left when its patience ends."""
+    sent = []
+
+    async def request():
+        body = json.dumps({**BODY, "prompt": "slow"}).encode()
+        arrived = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive():
+            return arrived.pop() if arrived else await asyncio.Event().wait()
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"authorization", f"Key {held.key}".encode()), (b"host", b"x")]
+        scope = {"type": "http", "method": "POST", "path": RUN, "headers": headers}
+        scope |= {"query_string": b"", "scheme": "http", "http_version": "1.1"}
+        known = len(held.worker.claimed)
+        task = asyncio.create_task(held.app(scope, receive, send))
+        while len(held.worker.claimed) == known:
+            await asyncio.sleep(0.005)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    held.call(request())
+    assert sent[0]["status"] == 503
+    assert json.loads(sent[1]["body"])["error_type"] == "runner_disconnected"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator
@@ -22,10 +23,10 @@ from . import health, metrics, platform, proxy
 from .background import Background
 from .cors import Cors
 from .fal import cdn, openapi, queue, realtime, run, storage, stream, tokens
-from .fal.errors import RequestError, WireError, error_headers
+from .fal.errors import RequestError, WireError
 from .fal.tokens import key_of_token
 from .preparation import prepare_jobs
-from .responses import JsonResponse
+from .responses import error_response
 from .routing import Handler, Route, Router, SocketHandler, locate
 from .services import Services
 from .sweeper import Sweeper
@@ -98,11 +99,15 @@ class Application:
         try:
             response = await self._answer(scope, receive)
             await response(reply.scope, receive, reply.send)
+        except asyncio.CancelledError:
+            if not reply.started:  # the server stops, and this answer will not come
+                await error_response(_stopping())(reply.scope, receive, reply.send)
+            raise
         except Exception as error:
             if reply.started:
                 log.exception("%s %s broke off", scope["method"], scope["path"])
                 raise
-            response = self._failure(scope, error)
+            response = error_response(_wire_error(scope, error))
             await response(reply.scope, receive, reply.send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
@@ -154,12 +159,6 @@ class Application:
         if anonymous and scope.get("open_to_all"):
             return
         scope["api_key"] = await self.services.keys.check(connection)
-
-    def _failure(self, scope: Scope, error: Exception) -> Response:
-        wire = _wire_error(scope, error)
-        return JsonResponse(
-            wire.body, wire.status, {**error_headers(wire.status, wire.body), **wire.headers}
-        )
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["request_id"] = str(uuid.uuid4())
@@ -216,6 +215,14 @@ def _wire_error(scope: Scope, error: Exception) -> WireError:
         )
     log.error("%s failed", scope["path"], exc_info=error)
     return RequestError("internal_error", "The request failed inside the server.")
+
+
+def _stopping() -> RequestError:
+    return RequestError(
+        "runner_disconnected",
+        "The server was stopped before the request ended. Try again.",
+        headers={"Retry-After": "5"},
+    )
 
 
 def _not_found(surface: str, path: str) -> str:
