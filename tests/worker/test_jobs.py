@@ -13,6 +13,10 @@ from glmimage.jobs import FileRecord
 from glmimage.types import GenerationRequest
 
 
+def shade():
+    return Image.linear_gradient("L").resize((512, 512)).convert("RGB")
+
+
 def pixels(content):
     return np.asarray(Image.open(io.BytesIO(content)))
 
@@ -25,14 +29,13 @@ def engine_pictures(tiny_dir):
     with Pipeline.load(str(tiny_dir), "cpu", "float32") as pipe:
 
         @cache
-        def paint(seed=7, num_images=1, reference=None):
-            references = () if reference is None else (reference,)
+        def paint(seed=7, num_images=1, num_references=0):
             request = GenerationRequest(
                 *("A sign 'OPEN'", 512, 512),
                 num_inference_steps=2,
                 seed=seed,
                 num_images=num_images,
-                source_images=references,
+                source_images=(shade(),) * num_references,
             )
             return [np.asarray(image) for image in pipe.generate(request).images]
 
@@ -109,9 +112,8 @@ def test_a_flagged_picture_is_black_and_stored_nowhere(service, judge, engine_pi
 
 
 def test_references_are_read_from_their_files(service, engine_pictures):
-    shade = Image.linear_gradient("L").resize((512, 512)).convert("RGB")
     buffer = io.BytesIO()
-    shade.save(buffer, "PNG")
+    shade().save(buffer, "PNG")
     path = service.settings.data_dir / "files" / "references" / "r1.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(buffer.getvalue())
@@ -119,7 +121,7 @@ def test_references_are_read_from_their_files(service, engine_pictures):
     service("add_file", record)
     job = service.wait(service.submit(reference_file_ids=("r1",)))
     (image,) = job.result["images"]
-    expected = engine_pictures(reference=shade)[0]
+    expected = engine_pictures(num_references=1)[0]
     assert np.array_equal(pixels(service.file(image["file_id"])), expected)
 
 
