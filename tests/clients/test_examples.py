@@ -4,6 +4,7 @@ import io
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 
@@ -20,7 +21,11 @@ def run(service, name, *arguments, **options):
 
 
 def picture_at(service, url):
-    content = httpx.get(url, verify=service.serving.ca).raise_for_status().content
+    content = (
+        httpx.get(url, verify=ssl.create_default_context(cafile=service.serving.ca))
+        .raise_for_status()
+        .content
+    )
     with Image.open(io.BytesIO(content)) as picture:
         return picture.convert("RGB")
 

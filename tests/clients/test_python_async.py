@@ -81,29 +81,6 @@ def test_cancel(service, fal_client):
         asyncio.run(run())
 
 
-def test_a_client_that_goes_away_cancels_its_run(service, fal_client):
-    def ended():
-        answer = httpx.get(
-            f"http://{service.serving.http}/platform/v1/models/requests/by-endpoint",
-            params={"endpoint_id": APP, "expand": "payloads", "limit": 1},
-            headers={"Authorization": f"Key {service.target.api_key}"},
-        )
-        return answer.raise_for_status().json()["items"]
-
-    async def run():
-        client = fal_client.AsyncClient()
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(1):
-                await client.run(APP, {**QUICK, "prompt": "nobody waits for this"})
-        async with asyncio.timeout(30):
-            while (last := ended()[0])["json_input"].get("prompt") != "nobody waits for this":
-                await asyncio.sleep(0.05)
-        assert last["status_code"] == 499
-
-    with service.paused():
-        asyncio.run(run())
-
-
 def test_realtime(fal_client):
     async def run():
         client = fal_client.AsyncClient()
