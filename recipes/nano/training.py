@@ -25,7 +25,7 @@ CODEBOOK = RUNS / "background_codebook.json"
 def keep_freed_memory() -> None:
     """Let glibc keep what it frees: training frees and asks for the same large blocks at every step.
 
-    Handed back to the system, each comes again page by page: eight times as many page faults, a third of the time.
+    Handed back to the system, each comes again page by page: eight times as many page faults.
     """
     mmap_threshold, trim_threshold = -3, -1
     with contextlib.suppress(OSError, AttributeError):  # no glibc, no such knob
