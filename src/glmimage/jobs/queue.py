@@ -90,6 +90,7 @@ def new_row(connection: Connection, new: NewJob, changed: Stamp) -> dict[str, An
         "change_number": changed.change_number,
         "queue": None,
         "open_stage": None,
+        "trace_context": new.trace_context,
     }
 
 

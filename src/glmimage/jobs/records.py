@@ -35,7 +35,8 @@ class NewJob:
     worker has begun. max_queue_length: refuse when more jobs wait for the endpoint. lifecycle: the
     caller's wish for the expiry and ACL of the pictures. store_io: keep input and output in the
     history. max_attempts: how often a worker may begin. cache_key, prior_key: what equal requests
-    share; see `find_cached_result` and `find_cached_prior`. id: None draws one.
+    share; see `find_cached_result` and `find_cached_prior`. id: None draws one. trace_context: W3C
+    traceparent of the trace that the job belongs to.
     """
 
     endpoint: str
@@ -58,6 +59,7 @@ class NewJob:
     prior_key: str | None = None
     reference_file_ids: tuple[str, ...] = ()
     id: str | None = None
+    trace_context: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class Job:
     progress: float
     last_log: int
     change_number: int
+    trace_context: str | None
     input: Document | None = None
     result: Document | None = None
 

@@ -104,6 +104,7 @@ jobs = Table(
     Column("change_number", BigInteger, nullable=False),
     Column("queue", Text),
     Column("open_stage", Text),
+    Column("trace_context", Text),
     Index(
         "jobs_claim",
         "open_stage",
