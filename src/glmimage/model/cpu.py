@@ -38,13 +38,22 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return GELU (its tanh form) of a linear layer."""
-    if not torch.is_grad_enabled() and _products_are_faster(x):
+    if not torch.is_grad_enabled() and x.device.type == "cpu" and _fuses_gelu(x.dtype):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
     return F.gelu(F.linear(x, weight, bias), approximate="tanh")
 
 
 def _products_are_faster(x: Tensor) -> bool:
     return x.dtype == torch.bfloat16 and x.device.type == "cpu" and _bfloat16_units()
+
+
+@functools.cache
+def _fuses_gelu(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's product with a GELU is the faster one: it is wherever the product is."""
+    if dtype == torch.bfloat16:
+        return _bfloat16_units()
+    has_product = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return dtype == torch.float32 and has_product and torch.backends.mkldnn.is_available()
 
 
 @functools.cache
