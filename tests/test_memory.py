@@ -7,7 +7,11 @@ from glmimage.errors import InvalidSettings, OutOfMemory
 from glmimage.loading.checkpoint import Checkpoint
 from glmimage.memory import (
     GIB,
+    GLM_IMAGE,
     MAX_PIXELS,
+    MIN_KV_TOKENS,
+    RESERVE_BYTES,
+    STREAMED_AT_ONCE,
     Dtypes,
     Needs,
     choose_device,
@@ -68,6 +72,38 @@ def test_whatever_is_planned_fits():
         paint = REAL.decode + plan.vae_pixels * REAL.vae_pixel
         stages = REAL.prior + kv, paint
         assert (sum(stages) if plan.resident else max(stages)) < free
+
+
+@pytest.mark.parametrize(
+    ("gpu_gib", "mode"),
+    [(79, "resident"), (47, "resident"), (44, "staged"), (23.5, "staged"), (15.5, "layered")]
+    + [(11.5, "layered"), (7.5, "layered")],
+)
+def test_the_published_model_runs_on_gpus_of_every_size(gpu_gib, mode):
+    plan = plan_memory(GLM_IMAGE, int(gpu_gib * GIB))
+    assert plan.mode == mode
+    assert "GiB are free" in plan.why
+    if mode != "layered":
+        return
+    held = {
+        name: getattr(GLM_IMAGE, name)
+        - (getattr(GLM_IMAGE, f"{name}_layers") - kept - STREAMED_AT_ONCE)
+        * getattr(GLM_IMAGE, f"{name}_layer")
+        for name, kept in (("prior", plan.prior_layers), ("decode", plan.decode_layers))
+        if kept is not None
+    }
+    assert "prior" in held  # the larger one
+    room = int(gpu_gib * GIB) - RESERVE_BYTES
+    assert held["prior"] + MIN_KV_TOKENS * GLM_IMAGE.kv_token <= room
+    assert held["prior"] + MIN_KV_TOKENS * GLM_IMAGE.kv_token > room - GLM_IMAGE.prior_layer
+    assert held.get("decode", GLM_IMAGE.decode) <= room
+
+
+def test_layered_as_asked_for_keeps_no_layer():
+    plan = plan_memory(GLM_IMAGE, 79 * GIB, "layered")
+    assert (plan.mode, plan.prior_layers, plan.decode_layers) == ("layered", 0, 0)
+    with pytest.raises(OutOfMemory, match="layered"):
+        plan_memory(GLM_IMAGE, 3 * GIB)
 
 
 def test_unknown_mode():

@@ -33,8 +33,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="number format of the weights"
     )
-    memory: Literal["auto", "resident", "staged"] = Field(
-        "auto", description="keep the whole model on the device, or one stage at a time"
+    memory: Literal["auto", "resident", "staged", "layered"] = Field(
+        "auto",
+        description="keep the whole model on the device, one stage at a time, or layer by layer",
     )
     cache_dir: Path | None = Field(None, description="where downloaded models are kept")
     offline: bool = Field(False, description="never download")

@@ -13,7 +13,7 @@ import torch
 from .errors import InvalidSettings, OutOfMemory
 
 GIB = 2**30
-MODES = ("auto", "resident", "staged")
+MODES = ("auto", "resident", "staged", "layered")
 
 # What the token loop likes to hold: eight 2048 px pictures, or one with four large references.
 KV_TOKENS = 32768
@@ -24,6 +24,8 @@ RESERVE_BYTES = 3 * GIB // 2
 # Decoder keys and values that have to fit beside the weights: a reference of 1024 px.
 REFERENCE_PATCHES = 4096
 MAX_PIXELS = 2048 * 2048
+# Layers on the device besides those that stay: one at work, one on its way.
+STREAMED_AT_ONCE = 2
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 # A prior of fewer values is bound by its many short operations on a CPU, not by its weights.
 CPU_SMALL_VALUES = 250_000_000
@@ -34,9 +36,10 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 class Needs:
     """Count what a checkpoint takes at the chosen dtype, in bytes.
 
-    prior, decode: weights of either stage. kv_token: keys and values of one token of the prior.
-    reference_patch: decoder keys and values of one reference patch. vae_pixel: the VAE's decoder
-    at its peak, for each pixel of a picture.
+    prior, decode: weights of either stage, of which prior_layers and decode_layers layers of
+    prior_layer and decode_layer bytes can be streamed. kv_token: keys and values of one token of
+    the prior. reference_patch: decoder keys and values of one reference patch. vae_pixel: the
+    VAE's decoder at its peak, for each pixel of a picture.
     """
 
     prior: int
@@ -44,6 +47,24 @@ class Needs:
     kv_token: int
     reference_patch: int
     vae_pixel: int
+    prior_layer: int = 0
+    prior_layers: int = 0
+    decode_layer: int = 0
+    decode_layers: int = 0
+
+
+# The published checkpoint in bfloat16, counted from its config files: nothing has to be there.
+GLM_IMAGE = Needs(
+    prior=2 * (8_914_788_352 + 1_196_310_016),
+    decode=2 * (6_926_882_880 + 220_000_000 + 84_000_000),
+    kv_token=2 * 40 * 2 * 128 * 2,
+    reference_patch=2 * 30 * 4096 * 2,
+    vae_pixel=4 * 256 * 2,
+    prior_layer=2 * (4096 * (4096 + 512 + 4096) + 3 * 4096 * 13696),
+    prior_layers=40,
+    decode_layer=2 * 12 * 4096 * 4096,
+    decode_layers=30,
+)
 
 
 @dataclass(frozen=True)
@@ -51,41 +72,86 @@ class MemoryPlan:
     """Say what is loaded when.
 
     kv_tokens: budget of the token loop. vae_pixels: larger pictures go through the VAE in tiles.
+    prior_layers, decode_layers: how many layers of either stage stay on the device, the others
+    are streamed; None when all stay. why: one sentence.
     """
 
     resident: bool
     kv_tokens: int
     vae_pixels: int
+    prior_layers: int | None = None
+    decode_layers: int | None = None
+    why: str = ""
 
     @property
     def mode(self) -> str:
+        if self.prior_layers is not None or self.decode_layers is not None:
+            return "layered"
         return "resident" if self.resident else "staged"
 
 
 def plan_memory(needs: Needs, free_bytes: int, mode: str = "auto") -> MemoryPlan:
     """Choose the mode that fits: resident when everything does; raise OutOfMemory when none does.
 
-    The pictures are the same in both modes. Tiling the VAE blends the seams of its tiles, so it is
-    the last resort, and only for the pictures that need it.
+    The pictures are the same in all modes. Layers are streamed only where one stage alone does not
+    fit. Tiling the VAE blends the seams of its tiles, so it is the last resort, and only for the
+    pictures that need it.
     """
     if mode not in MODES:
         raise InvalidSettings(
             f"Unknown memory mode {mode!r}.", hint=f"Use one of {', '.join(MODES)}."
         )
     room = free_bytes - RESERVE_BYTES
-    references = REFERENCE_PATCHES * needs.reference_patch
-    if mode != "staged":
-        spare = room - needs.prior - needs.decode - references
-        comfortable = spare >= KV_TOKENS * needs.kv_token + MAX_PIXELS * needs.vae_pixel
-        if comfortable or mode == "resident":
-            kv_tokens = _kv_tokens(needs, spare)
-            _check(needs.prior + needs.decode + MIN_KV_TOKENS * needs.kv_token, room, mode)
-            return MemoryPlan(
-                True, kv_tokens, _vae_pixels(needs, spare - kv_tokens * needs.kv_token)
-            )
-    _check(max(needs.prior + MIN_KV_TOKENS * needs.kv_token, needs.decode), room, "staged")
-    spare = room - needs.decode - references
-    return MemoryPlan(False, _kv_tokens(needs, room - needs.prior), _vae_pixels(needs, spare))
+    free = f"{max(0, free_bytes) / GIB:.1f} GiB are free"
+    both = needs.prior + needs.decode
+    spare = room - both - REFERENCE_PATCHES * needs.reference_patch
+    comfortable = spare >= KV_TOKENS * needs.kv_token + MAX_PIXELS * needs.vae_pixel
+    if mode == "resident" or (mode == "auto" and comfortable):
+        kv_tokens = _kv_tokens(needs, spare)
+        _check(both + MIN_KV_TOKENS * needs.kv_token, room, mode)
+        vae_pixels = _vae_pixels(needs, spare - kv_tokens * needs.kv_token)
+        why = f"both stages ({both / GIB:.1f} GiB of weights) fit at once; {free}"
+        return MemoryPlan(True, kv_tokens, vae_pixels, why=why)
+    least = max(needs.prior + MIN_KV_TOKENS * needs.kv_token, needs.decode)
+    if mode == "layered" or (mode == "auto" and least > room and needs.prior_layers):
+        return _layered(needs, room, free, keep=mode == "auto")
+    _check(least, room, "staged")
+    spare = room - needs.decode - REFERENCE_PATCHES * needs.reference_patch
+    larger = max(needs.prior, needs.decode)
+    why = f"one stage at a time (up to {larger / GIB:.1f} GiB of weights) fits, not both; {free}"
+    if mode == "staged":
+        why = f"one stage at a time, as asked for; {free}"
+    return MemoryPlan(
+        False, _kv_tokens(needs, room - needs.prior), _vae_pixels(needs, spare), why=why
+    )
+
+
+def _layered(needs: Needs, room: int, free: str, *, keep: bool) -> MemoryPlan:
+    """Keep as many layers on the device as fit, or none; two at a time are being streamed."""
+    prior_rest = needs.prior - needs.prior_layers * needs.prior_layer
+    decode_rest = needs.decode - needs.decode_layers * needs.decode_layer
+    prior_rest += STREAMED_AT_ONCE * needs.prior_layer + MIN_KV_TOKENS * needs.kv_token
+    decode_rest += STREAMED_AT_ONCE * needs.decode_layer
+    _check(max(prior_rest, decode_rest), room, "layered")
+    fits_prior = min((room - prior_rest) // max(needs.prior_layer, 1), needs.prior_layers)
+    fits_decode = min((room - decode_rest) // max(needs.decode_layer, 1), needs.decode_layers)
+    prior_layers = fits_prior if keep else 0
+    decode_layers = fits_decode if keep else 0
+    spare = room - decode_rest - decode_layers * needs.decode_layer
+    streamed = needs.prior_layers - prior_layers, needs.decode_layers - decode_layers
+    why = (
+        f"{streamed[0]} of {needs.prior_layers} layers of the prior and {streamed[1]} of "
+        f"{needs.decode_layers} of the decoder are read anew at every pass, "
+        + (f"because no stage fits as a whole; {free}" if keep else f"as asked for; {free}")
+    )
+    return MemoryPlan(
+        False,
+        MIN_KV_TOKENS,
+        _vae_pixels(needs, spare),
+        prior_layers if streamed[0] else None,
+        decode_layers if streamed[1] else None,
+        why,
+    )
 
 
 def _kv_tokens(needs: Needs, spare: int) -> int:
@@ -101,7 +167,8 @@ def _check(least: int, room: int, mode: str) -> None:
         raise OutOfMemory(
             f"The model needs {(least + RESERVE_BYTES) / GIB:.1f} GiB at once ({mode}), "
             f"and {max(0, room + RESERVE_BYTES) / GIB:.1f} GiB are free.",
-            hint="Free some memory, or use memory='staged', dtype='bfloat16' or a larger device.",
+            hint="Free some memory, or use memory='layered', dtype='bfloat16', "
+            "lossy='weights=int4' or a larger device.",
         )
 
 

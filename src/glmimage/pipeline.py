@@ -215,8 +215,8 @@ class Pipeline:
         """Load a model: "nano", a folder in the diffusers layout, or a Hugging Face id.
 
         device, dtype: None has them chosen. memory: "resident", "staged" (only one of the two
-        stages is in memory at a time; the pictures are the same) or "auto". Raises ModelError,
-        InvalidSettings or OutOfMemory.
+        stages is in memory at a time), "layered" (their layers are read as they run) or "auto";
+        the pictures are the same. Raises ModelError, InvalidSettings or OutOfMemory.
         """
         return cls(Stages.load(model, device, dtype, memory, on_progress))
 

@@ -22,6 +22,7 @@ from .memory import (
     free_bytes,
     plan_memory,
 )
+from .model.config import PriorConfig
 from .model.dit import DiT
 from .model.glyph import GlyphEncoder
 from .model.packed_prior import PackedPrior, can_pack
@@ -132,8 +133,9 @@ class Stages:
         config = checkpoint.prior_config
         sampling = SamplingConfig.from_dict(checkpoint.generation_config)
         num_codes = checkpoint.vq_config.num_embeddings
-        prior = checkpoint.load_prior(*where)
-        small = sum(weight.numel() for weight in prior.parameters()) < CPU_SMALL_VALUES
+        prior = checkpoint.load_prior(*where, self.plan.prior_layers)
+        whole = self.plan.prior_layers is None
+        small = whole and sum(weight.numel() for weight in prior.parameters()) < CPU_SMALL_VALUES
         return PriorStage(
             prompt=checkpoint.load_prompt(),
             vision=checkpoint.load_vision(*where),
@@ -152,7 +154,7 @@ class Stages:
             vae.autoencoder.to(memory_format=torch.channels_last)
         return DecodeStage(
             glyph=checkpoint.load_glyph(*where),
-            dit=checkpoint.load_dit(*where),
+            dit=checkpoint.load_dit(*where, self.plan.decode_layers),
             vae=vae,
             scheduler_config=checkpoint.scheduler_config,
             vae_pixels=self.plan.vae_pixels,
@@ -173,4 +175,15 @@ def needs(checkpoint: Checkpoint, dtypes: Dtypes) -> Needs:
         kv_token=2 * prior.num_layers * prior.num_kv_heads * prior.head_dim * dtypes.prior.itemsize,
         reference_patch=2 * dit.num_layers * dit.inner_dim * dtypes.decode.itemsize,
         vae_pixel=4 * widest * dtypes.decode.itemsize,
+        prior_layer=_prior_layer_values(prior) * dtypes.prior.itemsize,
+        prior_layers=prior.num_layers,
+        decode_layer=12 * dit.inner_dim**2 * dtypes.decode.itemsize,
+        decode_layers=dit.num_layers,
     )
+
+
+def _prior_layer_values(config: PriorConfig) -> int:
+    """Count the weights of the products of one layer."""
+    heads, kv_heads = config.num_heads, config.num_kv_heads
+    attention = config.hidden_size * (2 * heads + 2 * kv_heads) * config.head_dim
+    return attention + 3 * config.hidden_size * config.intermediate_size

@@ -13,7 +13,10 @@ Model = Annotated[
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Memory = Annotated[
-    str | None, typer.Option(help="resident, staged (one stage at a time on the device), or auto.")
+    str | None,
+    typer.Option(
+        help="resident, staged (one stage on the device), layered (layer by layer), or auto."
+    ),
 ]
 DataDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Everything the service keeps is here.")

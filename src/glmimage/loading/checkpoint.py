@@ -24,6 +24,7 @@ from ..model.schedule import check_scheduler
 from ..model.vae import VAE
 from ..model.vision import VISION_IGNORED, VISION_TENSORS, VisionTokenizer
 from .hub import LAYOUT, PRIOR_FOLDER, resolve_model
+from .streamed import stream_layers, streamed_names
 from .tensors import (
     Json,
     OnProgress,
@@ -128,8 +129,10 @@ class Checkpoint:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         on_progress: OnProgress | None = None,
+        kept_layers: int | None = None,
     ) -> PriorModel:
-        return self._load("prior", PriorModel, device, dtype, on_progress)
+        """Load it; with kept_layers, the layers behind the first so many are streamed."""
+        return self._load("prior", PriorModel, device, dtype, on_progress, kept_layers)
 
     def load_vision(
         self,
@@ -144,8 +147,10 @@ class Checkpoint:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         on_progress: OnProgress | None = None,
+        kept_layers: int | None = None,
     ) -> DiT:
-        return self._load("dit", DiT, device, dtype, on_progress)
+        """Load it; with kept_layers, the layers behind the first so many are streamed."""
+        return self._load("dit", DiT, device, dtype, on_progress, kept_layers)
 
     def load_glyph(
         self,
@@ -180,13 +185,17 @@ class Checkpoint:
         device: str | torch.device,
         dtype: torch.dtype,
         on_progress: OnProgress | None,
+        kept_layers: int | None = None,
     ) -> AnyModule:
         network = self._networks[name]
         with torch.device("meta"):
             model = network.build()
         assert isinstance(model, kind)
-        stored = self._stored[network.folder]
-        fill(name, model, self._parts[name], stored, torch.device(device), dtype, on_progress)
+        where, stored = torch.device(device), self._stored[network.folder]
+        streamed = streamed_names(model, kept_layers)
+        fill(name, model, self._parts[name], stored, where, dtype, on_progress, streamed)
+        if streamed:
+            stream_layers(name, model, streamed, self._parts[name], stored, where, dtype)
         return model.eval()
 
     def _build_glyph(self) -> nn.Module:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,28 +215,46 @@ def fill(
     device: torch.device,
     dtype: torch.dtype,
     on_progress: OnProgress | None,
+    streamed: Container[str] = (),
 ) -> None:
-    """Give a model built on the meta device its tensors; only one is in memory twice at a time."""
-    total = sum(stored[part].num_bytes for names in parts.values() for part in names)
+    """Give a model built on the meta device its tensors; only one is in memory twice at a time.
+
+    The parameters named in `streamed` are left on the meta device.
+    """
+    wanted = {name: names for name, names in parts.items() if name not in streamed}
+    total = sum(stored[part].num_bytes for names in wanted.values() for part in names)
     done = 0
     readers: dict[Path, Any] = {}
     owners = {id(p): name for name, p in model.named_parameters()}
     filled: dict[str, nn.Parameter] = {}
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         first = owners[id(parameter)]
+        if first in streamed:
+            continue
         if first not in filled:
             target = _empty(component, parameter.shape, device, dtype)
-            row = 0
-            for part in parts[first]:
-                source = _read(component, stored[part].file, part, readers)
-                target[row : row + len(source)].copy_(source)
-                row += len(source)
-                done += stored[part].num_bytes
-                if on_progress is not None:
-                    on_progress(component, done, total)
+            copy_parts(component, parts[first], stored, target, readers)
+            done += sum(stored[part].num_bytes for part in parts[first])
+            if on_progress is not None:
+                on_progress(component, done, total)
             filled[first] = nn.Parameter(target, requires_grad=False)
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, filled[first])
+
+
+def copy_parts(
+    component: str,
+    parts: Sequence[str],
+    stored: Mapping[str, StoredTensor],
+    target: Tensor,
+    readers: dict[Path, Any],
+) -> None:
+    """Copy stored tensors one below the other into `target`, cast on the way."""
+    row = 0
+    for part in parts:
+        source = _read(component, stored[part].file, part, readers)
+        target[row : row + len(source)].copy_(source)
+        row += len(source)
 
 
 def _read(component: str, file: Path, name: str, readers: dict[Path, Any]) -> Tensor:
