@@ -76,8 +76,14 @@ def test_whatever_is_planned_fits():
 
 @pytest.mark.parametrize(
     ("gpu_gib", "mode"),
-    [(79, "resident"), (47, "resident"), (44, "staged"), (23.5, "staged"), (15.5, "layered")]
-    + [(11.5, "layered"), (7.5, "layered")],
+    [
+        (79, "resident"),
+        (47, "resident"),
+        (44, "staged"),
+        (23.5, "staged"),
+        (15.5, "layered"),
+        (7.5, "layered"),
+    ],
 )
 def test_the_published_model_runs_on_gpus_of_every_size(gpu_gib, mode):
     plan = plan_memory(GLM_IMAGE, int(gpu_gib * GIB))
