@@ -10,7 +10,14 @@ from glmimage.server.app import ROUTES
 from glmimage.server.fal.errors import REQUEST_ERRORS, RETRYABLE
 from glmimage.server.fal.openapi import document
 from glmimage.server.fal.schemas import IMAGE_TO_IMAGE, TEXT_TO_IMAGE
-from glmimage.server.routing import FAL_HOSTS, SURFACES, Route
+from glmimage.server.openai.params import (
+    OWN_FIELDS,
+    QUALITIES,
+    STEPS,
+    UNSUPPORTED,
+    ImageParams,
+)
+from glmimage.server.routing import FAL_HOSTS, PREFIXES, Route
 from glmimage.types import SIZE_PRESETS
 
 INTRODUCTION = """\
@@ -76,6 +83,7 @@ def api_page(note: str) -> str:
             *_presets(),
             *_headers(),
             *_errors(),
+            *_openai(),
             *_routes(),
             *_settings(),
             "",
@@ -85,9 +93,14 @@ def api_page(note: str) -> str:
 
 def _surfaces() -> Iterator[str]:
     yield from ("| surface | below | Host |", "| --- | --- | --- |")
-    for surface in SURFACES:
+    for surface in dict.fromkeys(PREFIXES.values()):
         hosts = ", ".join(f"`{host}`" for host, name in FAL_HOSTS.items() if name == surface)
-        yield row(surface, f"`/{surface}`", hosts)
+        below = ", ".join(f"`/{prefix}`" for prefix in _prefixes(surface))
+        yield row(surface, below, hosts)
+
+
+def _prefixes(surface: str) -> list[str]:
+    return [prefix for prefix, name in PREFIXES.items() if name == surface]
 
 
 def _fields() -> Iterator[str]:
@@ -159,6 +172,68 @@ def _errors() -> Iterator[str]:
         yield row(f"`{name}`", str(status), "yes" if name in RETRYABLE else "no")
 
 
+OPENAI = """
+## OpenAI's form
+`/v1/images/generations`, `/v1/images/edits`, `/v1/models`: what OpenAI's clients and Open-WebUI \
+call, with `base_url` `http://HOST:8000/v1` and a key of this server. Everything goes the way of \
+fal's requests: the same policy, queue, usage and price. Models: `glm-image`, what is loaded, and \
+`GLMIMAGE_MODEL_ALIASES`.
+"""
+OPENAI_MEANING = {
+    "prompt": "words to be written go in quotes; up to 4096 characters",
+    "model": "an unknown one is 404 `model_not_found`",
+    "n": "pictures",
+    "size": "`auto` or WIDTHxHEIGHT, both sides 512 to 2048 px in steps of 32; others are refused. "
+    "`auto` is 1024x1024, and for an edit the shape of the first picture at about one megapixel",
+    "response_format": "`url`: downloadable as long as the picture is kept",
+    "output_format": "",
+    "output_compression": "quality of jpeg and webp, 0 to 100; by default 95. Refused for png",
+    "background": "pictures are opaque; `transparent` is refused",
+    "moderation": "there is one level; `enable_safety_checker: false` turns it off",
+    "input_fidelity": "references are always read in full; `low` is refused",
+    "stream": "events `image_generation.completed` or `image_edit.completed`, one a picture",
+    "partial_images": "0 to 3: at most one preview a picture comes as `....partial_image`, a soft "
+    "JPEG painted from the first tokens; needs `stream`",
+    "user": "comes back as `safety_identifier`",
+    "safety_identifier": "comes back",
+}
+OPENAI_NOTES = """
+`usage` counts tokens of the autoregressive half: the prompt and its references read, and the \
+prior tokens written for all pictures. The price is by megapixel, as everywhere. Beside the \
+pictures the answer has `seed`, and `text_check` where that was asked for. A picture that must not \
+be shown is left out; when none is left, and for a prompt that is refused, the answer is 400 \
+`moderation_blocked`. Errors: `{"error": {"message", "type", "param", "code"}}`; wrong input is \
+400, a key 401, a rate limit 429 `rate_limit_exceeded`, a full queue 503 `server_overloaded`. \
+Edits are multipart with `image` or `image[]`, 1 to 4 pictures, the subject first; or JSON with \
+`images: [{"image_url": ...}]`.
+
+**Z.ai's form**: `POST /paas/v4/images/generations`, also below `/api`: `model`, `prompt`, `size` \
+(by default 1280x1280; every size above), `quality` (`hd`: 50 steps, `standard`: 30), `user_id`. \
+One picture, a PNG, by URL. Errors: `{"error": {"code", "message"}}` with Z.ai's codes: 1002 key, \
+1211 model, 1213 missing, 1214 invalid, 1301 unsafe, 1302 rate, 1305 overloaded.
+"""
+
+
+def _openai() -> Iterator[str]:
+    yield OPENAI
+    yield from ("| field | default | |", "| --- | --- | --- |")
+    for name, field in ImageParams.model_fields.items():
+        if name == "own":
+            continue
+        if name == "quality":
+            steps = ", ".join(f"`{quality}` {number}" for quality, number in STEPS.items())
+            same = ", ".join(f"`{a}` is `{b}`" for a, b in QUALITIES.items() if a != b)
+            meaning = f"denoise steps: {steps}; {same}"
+        else:
+            meaning = OPENAI_MEANING[name]
+        default = "" if field.is_required() or field.default is None else f"`{field.default}`"
+        yield row(f"`{name}`", default, meaning)
+    own = ", ".join(f"`{name}`" for name in OWN_FIELDS)
+    yield row(own, "", "ours, as in the input above; with the Python client in `extra_body`")
+    yield row(", ".join(f"`{name}`" for name in UNSUPPORTED), "", "refused, each with its reason")
+    yield OPENAI_NOTES
+
+
 def _routes() -> Iterator[str]:
     yield from ("", "## Routes", "", "| method | path | key |", "| --- | --- | --- |")
     for route in ROUTES:
@@ -166,7 +241,7 @@ def _routes() -> Iterator[str]:
 
 
 def _path(route: Route) -> str:
-    return f"/{route.surface}{route.path}" if route.surface else route.path
+    return f"/{_prefixes(route.surface)[0]}{route.path}" if route.surface else route.path
 
 
 def _settings() -> Iterator[str]:

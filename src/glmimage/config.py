@@ -122,6 +122,11 @@ class Settings(BaseSettings):
         description="the queue takes an invalid input and tells the fault by its result, as fal "
         "does; off: it answers 422 at once",
     )
+    model_aliases: str = Field(
+        "",
+        description="more names that requests in OpenAI's form may give the model, separated by "
+        "commas, such as gpt-image-1; `glm-image` and GLMIMAGE_MODEL are known",
+    )
     open_proxy: bool = Field(
         False, description="let /api/fal/proxy be used without a key, as web pages do"
     )

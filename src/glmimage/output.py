@@ -21,7 +21,7 @@ from .errors import OutputError
 
 Format = Literal["png", "jpeg"]
 SUFFIXES: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
-JPEG_QUALITY = 95
+LOSSY_QUALITY = 95
 
 _unfinished: set[Path] = set()
 
@@ -159,14 +159,20 @@ class NewFolder:
             _unfinished.discard(self._temporary)
 
 
-def encode_picture(image: Image.Image, picture_format: Format) -> bytes:
+def encode_picture(
+    image: Image.Image, picture_format: Literal["png", "jpeg", "webp"], quality: int | None = None
+) -> bytes:
     """Return the file's bytes: PNG, or JPEG at full colour resolution, for the sake of letters.
 
-    JPEG without PIL's `optimize`: it fails on pictures that do not compress.
+    quality: 0 to 100, of JPEG and WebP; by default 95. JPEG without PIL's `optimize`: it fails on
+    pictures that do not compress.
     """
     buffer = io.BytesIO()
+    quality = LOSSY_QUALITY if quality is None else quality
     if picture_format == "jpeg":
-        image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        image.save(buffer, "JPEG", quality=max(quality, 1), subsampling=0)
+    elif picture_format == "webp":
+        image.save(buffer, "WEBP", quality=quality)
     else:
         image.save(buffer, "PNG")
     return buffer.getvalue()

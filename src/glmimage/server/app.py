@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import cast
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -25,6 +26,8 @@ from .cors import Cors
 from .fal import cdn, openapi, queue, realtime, run, storage, stream, tokens
 from .fal.errors import RequestError, WireError
 from .fal.tokens import key_of_token
+from .openai import errors as openai_errors
+from .openai import images, models, zai
 from .preparation import prepare_jobs
 from .responses import error_response
 from .routing import Handler, Route, Router, SocketHandler, locate
@@ -44,10 +47,18 @@ ROUTES: list[Route] = [
     *storage.STORAGE_ROUTES,
     *cdn.CDN_ROUTES,
     *openapi.ROUTES,
+    *images.ROUTES,
+    *models.ROUTES,
+    *zai.ROUTES,
     *platform.ROUTES,
     *health.ROUTES,
     *metrics.ROUTES,
 ]
+FORMS: dict[str, Callable[[WireError, Scope], Response]] = {
+    "openai": openai_errors.error_response,
+    "zai": zai.error_response,
+}
+"""How a surface tells a failure, when it is not in fal's form."""
 
 
 def build_app(settings: Settings, store: JobStore, files: FileStore, policy: Policy) -> Application:
@@ -101,14 +112,13 @@ class Application:
             await response(reply.scope, receive, reply.send)
         except asyncio.CancelledError:
             if not reply.started:  # the server stops, and this answer will not come
-                await error_response(_stopping())(reply.scope, receive, reply.send)
+                await _refusal(scope, _stopping())(reply.scope, receive, reply.send)
             raise
         except Exception as error:
             if reply.started:
                 log.exception("%s %s broke off", scope["method"], scope["path"])
                 raise
-            response = error_response(_wire_error(scope, error))
-            await response(reply.scope, receive, reply.send)
+            await _refusal(scope, error)(reply.scope, receive, reply.send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         scope["request_id"] = str(uuid.uuid4())
@@ -202,6 +212,14 @@ class _Reply:
         await self._send(message)
 
 
+def _refusal(scope: Scope, error: Exception) -> Response:
+    """Answer a failure in the form of the surface that was called."""
+    wire = _wire_error(scope, error)
+    host = Headers(scope=scope).get("host", "")
+    form = FORMS.get(locate(host, scope["path"])[0])
+    return error_response(wire) if form is None else form(wire, scope)
+
+
 def _wire_error(scope: Scope, error: Exception) -> WireError:
     """Give any failure its place on the wire; what nobody foresaw is logged and says nothing."""
     if isinstance(error, WireError):
@@ -232,6 +250,6 @@ def _not_found(surface: str, path: str) -> str:
     if surface == "":
         return (
             "Path not found. fal's API is below /queue, /run, /rest, /cdn and /platform here, "
-            "or told by the Host header."
+            "or told by the Host header; OpenAI's is below /v1."
         )
     return "Path not found"

@@ -23,7 +23,10 @@ async def until_hang_up(receive: Receive) -> None:
 
 
 class EventStream(Response):
-    """Send each value as one event, whole; call `on_hang_up` when the client leaves early."""
+    """Send each value as one event, whole; call `on_hang_up` when the client leaves early.
+
+    named: every event is a mapping, and its "type" is the event's name too.
+    """
 
     media_type = "text/event-stream"
 
@@ -32,13 +35,15 @@ class EventStream(Response):
         events: AsyncIterator[Any],
         headers: Mapping[str, str] | None = None,
         on_hang_up: Callable[[], Awaitable[None]] | None = None,
+        *,
+        named: bool = False,
     ) -> None:
         # no buffering: nginx would hold events back
         always = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(None, 200, {**always, **(headers or {})})
         if "content-length" in self.headers:
             del self.headers["content-length"]
-        self._events, self._on_hang_up = events, on_hang_up
+        self._events, self._on_hang_up, self._named = events, on_hang_up, named
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -73,7 +78,8 @@ class EventStream(Response):
                 event, upcoming = upcoming.result(), None
                 if event is None:
                     break
-                await write(b"data: " + to_json(event) + b"\n\n")
+                name = f"event: {event['type']}\n".encode() if self._named else b""
+                await write(name + b"data: " + to_json(event) + b"\n\n")
             await write(b"", more=False)
         finally:
             if upcoming is not None:

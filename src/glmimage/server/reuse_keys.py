@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .fal.schemas import TextToImageInput
@@ -14,10 +14,21 @@ VERSION = 1
 
 
 def result_key(
-    endpoint: str, valid: TextToImageInput, seed: int, references: Sequence[str], model: str
+    endpoint: str,
+    valid: TextToImageInput,
+    seed: int,
+    references: Sequence[str],
+    model: str,
+    encoding: Mapping[str, Any] | None = None,
 ) -> str:
     """Name everything the pictures depend on. references: their identities."""
     width, height = valid.size()
+    # what is rarely asked for is left out, so that the keys of all else stay as they were
+    rare: dict[str, Any] = (
+        {"checks": [valid.text_check, valid.best_of]} if valid.checks_text else {}
+    )
+    if encoding is not None:
+        rare["encoding"] = list(encoding.items())
     return _key(
         "result",
         endpoint=endpoint,
@@ -32,6 +43,7 @@ def result_key(
         format=valid.output_format,
         expansion=valid.enable_prompt_expansion,
         references=list(references),
+        **rare,
     )
 
 

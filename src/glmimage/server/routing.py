@@ -24,6 +24,13 @@ Handler = Callable[["Services", Request], Awaitable[Response]]
 SocketHandler = Callable[["Services", WebSocket], Awaitable[None]]
 
 SURFACES = ("queue", "run", "rest", "cdn", "platform")
+PREFIXES = {
+    **{surface: surface for surface in SURFACES},
+    "v1": "openai",
+    "paas/v4": "zai",
+    "api/paas/v4": "zai",
+}
+"""What a path begins with, and the surface that this means."""
 FAL_HOSTS = {
     name: surface
     for surface, names in (
@@ -77,9 +84,11 @@ def locate(host: str, path: str) -> tuple[str, str]:
     surface = FAL_HOSTS.get(host_name(host))
     if surface is not None:
         return surface, path
-    first, separator, rest = path[1:].partition("/")
-    if first in SURFACES:
-        return first, separator + rest or "/"
+    parts = path[1:].split("/", 3)
+    for length in (1, 2, 3):
+        surface = PREFIXES.get("/".join(parts[:length]))
+        if surface is not None:
+            return surface, "/" + "/".join(parts[length:])
     return "", path
 
 

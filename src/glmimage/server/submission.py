@@ -32,7 +32,11 @@ FALLBACK_SCAN = 500
 
 @dataclass(frozen=True)
 class Submission:
-    """Hold a request on its way to become a job. body: as the caller sent it."""
+    """Hold a request on its way to become a job.
+
+    body: as the caller sent it, in fal's words. encoding: {"format", "quality"}, where fal has no
+    words for it.
+    """
 
     endpoint: str
     body: Mapping[str, Any]
@@ -41,6 +45,7 @@ class Submission:
     origin: str
     webhook_url: str | None = None
     max_queue_length: int | None = None
+    encoding: Mapping[str, Any] | None = None
 
 
 class Submitted(NamedTuple):
@@ -145,24 +150,28 @@ def _new_job(
     model = services.settings.model
     return replace(
         _common(services, asked, job_id),
-        input=shorten_urls(stored_input(valid)),
+        input=shorten_urls(stored_input(valid)) | _encoding(asked),
         width=width,
         height=height,
         seed=seed,
-        num_images=valid.num_images,
+        num_images=valid.num_candidates,
         # pictures that come as data URIs are not to be kept
         store_io=asked.caller.store_io and not valid.sync_mode,
         needs_preparation=slow,
-        cache_key=result_key(asked.endpoint, valid, seed, identities, model)
+        cache_key=result_key(asked.endpoint, valid, seed, identities, model, asked.encoding)
         if whole and not valid.sync_mode
         else None,
         prior_key=prior_key(
-            valid.prompt, (width, height), seed, valid.num_images, identities, model
+            valid.prompt, (width, height), seed, valid.num_candidates, identities, model
         )
         if not slow
         else None,
         reference_file_ids=tuple(r.file_id if r is not None else "" for r in references),
     )
+
+
+def _encoding(asked: Submission) -> dict[str, Any]:
+    return {} if asked.encoding is None else {"encoding": dict(asked.encoding)}
 
 
 async def _from_cache(

@@ -10,18 +10,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import GlmImageError
+from ..errors import GlmImageError, InvalidRequest
+from ..evaluation.judge import Reads
 from ..files import FilesError
 from ..jobs import Claim, FileRecord, LeaseLost, Prior, StoreUnavailable, Usage
-from ..types import Failed, PictureReady
+from ..types import Failed, GenerationRequest, PictureReady
 from .outcome import (
     Encoded,
     build_request,
+    choose_pictures,
+    describe_check,
     describe_picture,
     error_body,
     file_record,
     finish_picture,
+    reads_text,
 )
+from .token_count import count_tokens
 
 if TYPE_CHECKING:
     from .link import StoreLink
@@ -53,6 +58,8 @@ class JobInHand:
         self.leaving = False
         self._started = time.monotonic()
         self._pictures: dict[int, Encoded] = {}
+        self._request: GenerationRequest | None = None
+        self._reader: Reads | None = None
 
     async def tend(self) -> None:
         """Work until the job has left our hands."""
@@ -76,7 +83,9 @@ class JobInHand:
         from .link import Begin
 
         claim, store = self.claim, self.link.store
-        request = await build_request(claim, store, self.link.files)
+        request = self._request = await build_request(claim, store, self.link.files)
+        if reads_text(claim.job.input or {}):
+            await self._make_reader()
         priors = claim.priors
         if not priors and claim.job.prior_key and self.link.settings.result_cache:
             priors = await store.find_cached_prior(claim.job.prior_key, self.link.profile.revision)
@@ -99,7 +108,7 @@ class JobInHand:
             asked = self.claim.job.input or {}
             loop = asyncio.get_running_loop()
             self._pictures[item.image_index] = await loop.run_in_executor(
-                _finishers, finish_picture, item, asked, self.link.checker
+                _finishers, finish_picture, item, asked, self.link.checker, self._reader
             )
             if len(self._pictures) < self.claim.job.num_images:
                 return False
@@ -124,7 +133,9 @@ class JobInHand:
     async def _finish(self) -> None:
         """Store the files, then end the job; when that fails the files go again."""
         job, settings = self.claim.job, self.link.settings
-        pictures = [self._pictures[index] for index in range(job.num_images)]
+        painted = [self._pictures[index] for index in range(job.num_images)]
+        pictures = choose_pictures(painted, job.input or {})
+        tokens = await self._count_tokens()
         keep = not (job.input or {}).get("sync_mode", False)
         records: list[FileRecord] = []
         try:
@@ -133,7 +144,7 @@ class JobInHand:
                 records.append(record)
                 await self._put(record.path, picture.content)
             await self.link.write_logs()
-            result, used = self._result(pictures, records), self._usage()
+            result, used = self._result(pictures, records) | tokens, self._usage()
             await self._leave(lambda: self.link.store.finish(self.claim, result, records, used))
         except Exception:
             if not await self._has_finished():
@@ -141,6 +152,22 @@ class JobInHand:
                     with suppress(FilesError):
                         await self.link.files.delete(record.path)
                 raise
+
+    async def _make_reader(self) -> None:
+        """Load what reads pictures before any is painted; raise InvalidRequest where it is not."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._reader = await loop.run_in_executor(_finishers, self.link.load_reader)
+        except GlmImageError as error:
+            raise InvalidRequest(error.message, field="text_check", hint=error.hint) from None
+
+    async def _count_tokens(self) -> dict[str, dict[str, int]]:
+        encoder = self.link.prompt_encoder
+        if encoder is None or self._request is None:
+            return {}
+        loop = asyncio.get_running_loop()
+        counted = await loop.run_in_executor(_finishers, count_tokens, encoder, self._request)
+        return {"tokens": counted}
 
     async def _has_finished(self) -> bool:
         """Say whether our own finish was written although its answer was lost on the way."""
@@ -152,7 +179,10 @@ class JobInHand:
         found: list[FileRecord | None] = [*records] or [None] * len(pictures)
         timings = {"inference": time.monotonic() - self._started}
         for name in ("prior", "denoise", "decode"):
-            timings[name] = sum(picture.timings.get(f"{name}_s", 0.0) for picture in pictures)
+            timings[name] = sum(
+                picture.timings.get(f"{name}_s", 0.0) for picture in self._pictures.values()
+            )
+        checks = [describe_check(picture, job.num_images) for picture in pictures]
         return {
             "images": [
                 describe_picture(picture, record)
@@ -161,6 +191,7 @@ class JobInHand:
             "seed": job.seed,
             "prompt": (job.input or {}).get("prompt", ""),
             "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
+            **({"text_check": checks} if self._reader is not None else {}),
         }
 
     def _usage(self) -> Usage:

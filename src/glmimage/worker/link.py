@@ -18,15 +18,19 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import Settings
 from ..errors import GlmImageError
+from ..evaluation.judge import Reads
 from ..files import FileStore, open_file_store
 from ..jobs import Claim, JobStore, Prior, Stage
 from ..policy.picture_check import PictureChecker
 from ..types import GenerationRequest
 from .job_in_hand import JobInHand
+
+if TYPE_CHECKING:
+    from ..model.prompt import PromptEncoder
 
 BEATS_PER_LEASE = 5
 SEEN_EVERY_S = 2.0
@@ -90,6 +94,8 @@ class StoreLink:
     ) -> None:
         self.settings, self.profile, self.inbox = settings, profile, inbox
         self.checker = checker or PictureChecker(settings.nsfw_threshold)
+        self.prompt_encoder: PromptEncoder | None = None
+        self._reader: Reads | None = None
         self.store: JobStore
         self.files: FileStore
         self.in_hand: dict[str, JobInHand] = {}
@@ -102,6 +108,14 @@ class StoreLink:
         self._closing = False
 
     # for the painting thread
+
+    def load_reader(self) -> Reads:
+        """Return what reads pictures, loaded once; raise GlmImageError where it is missing."""
+        if self._reader is None:
+            from ..evaluation.reading import Reader
+
+            self._reader = Reader()
+        return self._reader
 
     def open(self) -> None:
         """Open the stores and report the worker alive; raise what they raise."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
 from ..errors import GlmImageError, InvalidImage, InvalidRequest, OutOfMemory
+from ..evaluation.judge import Reads
+from ..evaluation.text_check import TextCheck, check_text, choose_best
 from ..files import FileMissing, FileStore
 from ..files.lifecycle import expiry_and_acl
 from ..files.store import read_all
@@ -22,22 +24,27 @@ from ..policy.references import OPENED_FORMATS
 from ..source_images import normalise_source_image
 from ..types import GenerationRequest, PictureReady
 
-CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png"}
-SUFFIXES = {"jpeg": "jpg", "png": "png"}
+PictureFormat = Literal["jpeg", "png", "webp"]
+CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+SUFFIXES = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Hold one picture as it will be stored, or sent. score: of the picture check, 0 without it."""
+    """Hold one picture as it will be stored, or sent.
+
+    score: of the picture check, 0 without it. check: what was read in it, when that was asked for.
+    """
 
     content: bytes
-    picture_format: str
+    picture_format: PictureFormat
     width: int
     height: int
     seed: int
     flagged: bool
     score: float
     timings: Mapping[str, float]
+    check: TextCheck | None = None
 
 
 async def build_request(claim: Claim, store: JobStore, files: FileStore) -> GenerationRequest:
@@ -70,22 +77,60 @@ async def build_request(claim: Claim, store: JobStore, files: FileStore) -> Gene
     )
 
 
+def reads_text(asked: Mapping[str, Any]) -> bool:
+    """Say whether a job's pictures are to be read; choosing the best means reading all."""
+    return bool(asked.get("text_check")) or asked.get("best_of", 1) > 1
+
+
 def finish_picture(
-    event: PictureReady, asked: Mapping[str, Any], checker: PictureChecker
+    event: PictureReady,
+    asked: Mapping[str, Any],
+    checker: PictureChecker,
+    reader: Reads | None = None,
 ) -> Encoded:
-    """Check and encode one picture; a flagged one is black from here on."""
+    """Check, read and encode one picture; a flagged one is black from here on."""
     image, flagged, score = event.image, False, 0.0
     if asked.get("enable_safety_checker", True):
         verdict = checker.check(image)
         flagged, score = verdict.flagged, verdict.score
     if flagged:
         image = black_like(image)
-    picture_format = "png" if asked.get("output_format") == "png" else "jpeg"
-    content = encode_picture(image, picture_format)  # type: ignore[arg-type]
+    check = None if reader is None else check_text(image, asked.get("prompt", ""), reader)
+    picture_format, quality = _encoding(asked)
+    content = encode_picture(image, picture_format, quality)
     width, height = image.size
     return Encoded(
-        content, picture_format, width, height, event.seed, flagged, score, event.timings
+        content, picture_format, width, height, event.seed, flagged, score, event.timings, check
     )
+
+
+def choose_pictures(pictures: Sequence[Encoded], asked: Mapping[str, Any]) -> list[Encoded]:
+    """Return the pictures that were asked for: of `best_of` the best, else all."""
+    checks = [picture.check for picture in pictures if picture.check is not None]
+    if asked.get("best_of", 1) == 1 or len(checks) < len(pictures):
+        return list(pictures)
+    return [pictures[index] for index in choose_best(checks, asked.get("num_images", 1))]
+
+
+def describe_check(picture: Encoded, num_candidates: int) -> dict[str, Any] | None:
+    """Return what was read in a picture as the result tells it."""
+    if picture.check is None:
+        return None
+    return {
+        "found": list(picture.check.found),
+        "missing": list(picture.check.missing),
+        "accuracy": round(picture.check.accuracy, 4),
+        "similarity": round(picture.check.similarity, 4),
+        "seed": picture.seed,
+        "num_candidates": num_candidates,
+    }
+
+
+def _encoding(asked: Mapping[str, Any]) -> tuple[PictureFormat, int | None]:
+    encoding = asked.get("encoding")
+    if encoding is not None:
+        return encoding["format"], encoding["quality"]
+    return "png" if asked.get("output_format") == "png" else "jpeg", None
 
 
 def file_record(claim: Claim, picture: Encoded, lifetime_s: float, now: float) -> FileRecord:

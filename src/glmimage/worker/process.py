@@ -86,6 +86,8 @@ class Worker:
         paints = "decode" in profile.stages
         self.painter = Painter(Engine(stages, paints=paints), link, paints=paints)
         link.checker.check(Image.new("RGB", (64, 64)))  # loaded now, and not with a first picture
+        # one of its own: the painting thread's must not be used by two at once
+        link.prompt_encoder = stages.checkpoint.load_prompt()
         link.start_claiming(revision, info)
 
     def run(self) -> int:

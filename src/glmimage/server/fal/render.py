@@ -98,12 +98,14 @@ def result_body(job: Job, files_base: str) -> tuple[int, dict[str, Any]] | None:
 def output(result: Mapping[str, Any], files_base: str) -> dict[str, Any]:
     """Render a stored result as the endpoints' output."""
     images = result["images"]
+    checked = {"text_check": result["text_check"]} if result.get("text_check") else {}
     return {
         "images": [_image(image, files_base) for image in images],
         "timings": result.get("timings") or {},
         "seed": result["seed"],
         "has_nsfw_concepts": [bool(image.get("nsfw")) for image in images],
         "prompt": result["prompt"],
+        **checked,
     }
 
 

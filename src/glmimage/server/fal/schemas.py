@@ -15,10 +15,12 @@ from pydantic import (
     StrictStr,
     Tag,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from ...quotes import get_glyph_texts
 from ...types import (
     MAX_GUIDANCE,
     MAX_IMAGES,
@@ -144,6 +146,44 @@ class TextToImageInput(BaseModel):
     enable_prompt_expansion: Switch = Field(
         False, description="Let a language model enrich the prompt first."
     )
+    text_check: Switch = Field(
+        False,
+        description="Not fal's: read the finished pictures, and tell which of the prompt's words "
+        "in quotes were found.",
+    )
+    best_of: Annotated[int, Whole] = Field(
+        1,
+        ge=1,
+        le=MAX_IMAGES,
+        description="Not fal's: paint so many pictures, read them, and return the num_images in "
+        "which most of the prompt's words in quotes were found. All that are painted are charged.",
+    )
+
+    @field_validator("best_of")
+    @classmethod
+    def _best_of_can_choose(cls, value: int, info: ValidationInfo) -> int:
+        if value == 1 or "prompt" not in info.data or "num_images" not in info.data:
+            return value
+        if value < info.data["num_images"]:
+            raise PydanticCustomError(
+                "value_error", "Value error, best_of must be num_images or more"
+            )
+        if not any(text.split() for text in get_glyph_texts(info.data["prompt"])):
+            raise PydanticCustomError(
+                "value_error",
+                "Value error, best_of chooses by the words in quotes, and the prompt has none",
+            )
+        return value
+
+    @property
+    def num_candidates(self) -> int:
+        """Return how many pictures are painted."""
+        return max(self.num_images, self.best_of)
+
+    @property
+    def checks_text(self) -> bool:
+        """Tell whether the pictures are read; choosing means reading."""
+        return self.text_check or self.best_of > 1
 
     @field_validator("prompt")
     @classmethod
@@ -187,6 +227,17 @@ class Image(BaseModel):
     height: int | None = Field(None, description="px")
 
 
+class TextCheck(BaseModel):
+    """What was read in one picture, compared with the prompt's words in quotes."""
+
+    found: list[str] = Field(description="The words that were read.")
+    missing: list[str] = Field(description="The words that were not.")
+    accuracy: float = Field(description="The share of words that were read, 0 to 1.")
+    similarity: float = Field(description="How near the words come to what was read, 0 to 1.")
+    seed: int = Field(description="The picture's own seed: alone it gives this picture again.")
+    num_candidates: int = Field(description="How many pictures it was chosen from.")
+
+
 class Output(BaseModel):
     """What both endpoints answer."""
 
@@ -195,6 +246,9 @@ class Output(BaseModel):
     seed: int = Field(description="The seed that was used: the given one, or the one drawn.")
     has_nsfw_concepts: list[bool] = Field(description="Whether each picture was blacked out.")
     prompt: str = Field(description="The prompt that was used, expanded if that was asked for.")
+    text_check: list[TextCheck] | None = Field(
+        None, description="Not fal's: what was read in each picture, when that was asked for."
+    )
 
 
 INPUTS: dict[str, type[TextToImageInput]] = {
