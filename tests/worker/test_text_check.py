@@ -11,7 +11,7 @@ from glmimage.types import image_seed
 
 
 class Reader:
-    """Read "OPEN" in the pictures whose turn `seen` says, and nothing in the others."""
+    """Read "OPEN" in the pictures whose turn it is, and nothing in the others."""
 
     turns: set
     num_read: int
@@ -40,10 +40,11 @@ def picture(service, job):
 def test_the_result_tells_what_was_read(service, reads):
     reads(2)
     job = service.wait(service.submit(num_images=2, input={"text_check": True, "num_images": 2}))
-    assert [check["found"] for check in job.result["text_check"]] == [[], ["OPEN"]]
-    assert [check["missing"] for check in job.result["text_check"]] == [["OPEN"], []]
-    assert [check["accuracy"] for check in job.result["text_check"]] == [0.0, 1.0]
-    assert [check["seed"] for check in job.result["text_check"]] == [7, image_seed(7, 1)]
+    checks = job.result["text_check"]
+    assert [check["seed"] for check in checks] == [7, image_seed(7, 1)]
+    # which picture is painted first is the engine's affair
+    words = sorted((check["accuracy"], check["found"], check["missing"]) for check in checks)
+    assert words == [(0.0, [], ["OPEN"]), (1.0, ["OPEN"], [])]
 
 
 def test_without_asking_nothing_is_read(service, reads):
@@ -54,20 +55,19 @@ def test_without_asking_nothing_is_read(service, reads):
 
 
 def test_the_best_is_the_picture_of_its_own_seed(service, reads):
-    reads(3)
-    job = service.wait(service.submit(num_images=3, input={"best_of": 3, "num_images": 1}))
-    (check,) = job.result["text_check"]
-    assert (check["found"], check["num_candidates"]) == (["OPEN"], 3)
-    assert check["seed"] == image_seed(7, 2)
+    chosen = set()
+    for turn in (1, 2):
+        reads(turn)
+        job = service.wait(service.submit(num_images=2, input={"best_of": 2, "num_images": 1}))
+        (check,) = job.result["text_check"]
+        assert (check["found"], check["num_candidates"]) == (["OPEN"], 2)
+        chosen.add(check["seed"])
+    assert chosen == {7, image_seed(7, 1)}
     alone = service.wait(service.submit(seed=check["seed"]))
     assert np.array_equal(picture(service, job), picture(service, alone))
     assert len([f for f in service("files_of", job.id) if f.kind == "output"]) == 1
-
-
-def test_all_that_are_painted_are_charged(service, reads):
-    reads(1)
-    job = service.wait(service.submit(num_images=2, input={"best_of": 2, "num_images": 1}))
-    (event,) = [e for e in service("billing_events", [job.id]) if e.job_id == job.id]
+    # all that are painted are charged
+    (event,) = service("billing_events", job_id=job.id)
     assert event.megapixels == 2 * 512 * 512 / 1e6
 
 

@@ -13,6 +13,7 @@ from .accounts import keys, usage
 from .clients import env, execute
 from .evaluate import evaluation
 from .generate import generate, make_tiny
+from .mcp import mcp
 from .service import serve, worker
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ app.command()(serve)
 app.command("exec", context_settings={"allow_interspersed_args": False})(execute)
 app.command()(env)
 app.command()(worker)
+app.command()(mcp)
 app.add_typer(keys)
 app.command()(usage)
 app.add_typer(evaluation)

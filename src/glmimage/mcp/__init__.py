@@ -1,0 +1,1 @@
+"""GLM-Image as a tool of assistants, by the Model Context Protocol."""
