@@ -30,12 +30,13 @@ from ..types import (
     parse_size,
 )
 from .options import Device, Dtype, Memory, Model
+from .verify import check_wish, choose, load_reader, sentence
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from ..config import Settings
-    from ..output import PictureFiles
+    from ..evaluation.text_check import TextCheck
 
 Prompt = Annotated[
     str, typer.Argument(metavar="PROMPT", help="What to paint; words to be written, in quotes.")
@@ -76,6 +77,17 @@ PictureFormat = Annotated[
     Literal["png", "jpeg"] | None,
     typer.Option("--format", help="By default the name of FILE decides, or png."),
 ]
+VerifyText = Annotated[
+    bool,
+    typer.Option("--verify-text", help="Read the pictures; tell which quoted words were found."),
+]
+BestOf = Annotated[
+    int,
+    typer.Option(
+        help=f"Paint so many, 1 to {MAX_IMAGES}, and keep the pictures with most quoted words "
+        "legible; means --verify-text."
+    ),
+]
 
 
 def generate(
@@ -94,6 +106,8 @@ def generate(
     dtype: Dtype = None,
     memory: Memory = None,
     picture_format: PictureFormat = None,
+    verify_text: VerifyText = False,
+    best_of: BestOf = 1,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -102,6 +116,9 @@ def generate(
     from ..output import PictureFiles, choose_paths
 
     width, height = _choose_size(size, width, height)
+    reads = verify_text or best_of != 1
+    if reads:
+        check_wish(prompt, num_images, best_of)
     request = GenerationRequest(
         prompt,
         width,
@@ -109,22 +126,33 @@ def generate(
         num_inference_steps=steps,
         guidance_scale=guidance,
         seed=seed,
-        num_images=num_images,
+        num_images=max(num_images, best_of),
         source_images=_open_references(image or []),
     ).seeded()
     paths, chosen_format = choose_paths(output, picture_format, num_images, request.seed or 0)
     settings = load_settings(model=model, device=device, dtype=dtype, memory=memory)
+    reader = load_reader() if reads else None
     # an incompressible PNG is a little larger than its pixels
     needed_bytes = num_images * width * height * 3 * 21 // 20
     with PictureFiles(paths, chosen_format, needed_bytes) as files:
-        seeds, timings = _paint(settings, request, files, visible=not (quiet or as_json))
+        pictures, timings = _paint(settings, request, visible=not (quiet or as_json))
+        checks: list[TextCheck] = []
+        if reader is not None:
+            pictures, checks = choose(pictures, prompt, reader, num_images)
+        for index, picture in enumerate(pictures):
+            files.write(index, picture.image)
         files.finish()
+    seeds = [picture.seed for picture in pictures]
     if as_json:
         document = _describe(settings, request, paths, seeds, timings)
+        if checks:
+            document["text_check"] = [check.as_document() for check in checks]
         typer.echo(json.dumps(document, ensure_ascii=False))
     elif not quiet:
         for path, picture_seed in zip(paths, seeds, strict=True):
             typer.echo(f"{path}  {width}x{height}  seed {picture_seed}")
+        for path, check in zip(paths, checks, strict=False):
+            typer.echo(f"{path}  {sentence(check)}")
         stages = [f"{name.removesuffix('_s')} {value:.2f} s" for name, value in timings.items()]
         typer.echo(", ".join(stages))
 
@@ -169,12 +197,12 @@ def _open_references(files: Sequence[Path]) -> tuple[Image.Image, ...]:
 
 
 def _paint(
-    settings: Settings, request: GenerationRequest, files: PictureFiles, *, visible: bool
-) -> tuple[list[int], dict[str, float]]:
-    """Run the pipeline into `files`; return the seed of each picture and the seconds by stage."""
+    settings: Settings, request: GenerationRequest, *, visible: bool
+) -> tuple[list[PictureReady], dict[str, float]]:
+    """Run the pipeline; return the pictures and the seconds by stage."""
     from ..progress import Progress
 
-    seeds: dict[int, int] = {}
+    pictures: dict[int, PictureReady] = {}
     timings: dict[str, float] = {}
     folder = _find_model(settings, visible=visible)
     started = perf_counter()
@@ -192,12 +220,11 @@ def _paint(
         for event in pipeline.stream(request):
             progress.show(event)
             if isinstance(event, PictureReady):
-                files.write(event.image_index, event.image)
-                seeds[event.image_index] = event.seed
+                pictures[event.image_index] = event
                 for name, seconds in event.timings.items():
                     timings[name] = timings.get(name, 0.0) + seconds
     timings["total_s"] = perf_counter() - started
-    return [seeds[index] for index in range(request.num_images)], timings
+    return [pictures[index] for index in range(request.num_images)], timings
 
 
 def _find_model(settings: Settings, *, visible: bool) -> Path:

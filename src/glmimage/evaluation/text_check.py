@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -30,6 +31,15 @@ class TextCheck:
         """Return the share of words that were read; 1 when there was none to read."""
         total = len(self.found) + len(self.missing)
         return len(self.found) / total if total else 1.0
+
+    def as_document(self) -> dict[str, Any]:
+        """Return what a result tells of it."""
+        return {
+            "found": list(self.found),
+            "missing": list(self.missing),
+            "accuracy": round(self.accuracy, 4),
+            "similarity": round(self.similarity, 4),
+        }
 
 
 def check_text(picture: Image.Image, prompt: str, reader: Reads) -> TextCheck:

@@ -186,9 +186,7 @@ class LocalPainter:
             "timings": {"inference": round(time.monotonic() - started, 3)},
         }
         if checks:
-            facts["text_check"] = [
-                {"found": list(one.found), "missing": list(one.missing)} for one in checks
-            ]
+            facts["text_check"] = [check.as_document() for check in checks]
         contents = tuple(encode_picture(one.image, kind) for one in pictures)
         return Painted(request_id, "done", contents, kind, facts)
 

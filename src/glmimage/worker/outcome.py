@@ -116,14 +116,8 @@ def describe_check(picture: Encoded, num_candidates: int) -> dict[str, Any] | No
     """Return what was read in a picture as the result tells it."""
     if picture.check is None:
         return None
-    return {
-        "found": list(picture.check.found),
-        "missing": list(picture.check.missing),
-        "accuracy": round(picture.check.accuracy, 4),
-        "similarity": round(picture.check.similarity, 4),
-        "seed": picture.seed,
-        "num_candidates": num_candidates,
-    }
+    own = {"seed": picture.seed, "num_candidates": num_candidates}
+    return picture.check.as_document() | own
 
 
 def _encoding(asked: Mapping[str, Any]) -> tuple[PictureFormat, int | None]:
