@@ -1,0 +1,181 @@
+"""Measure what choosing among several pictures by OCR does for the words in them.
+
+    apt-get install tesseract-ocr
+    python bench/text_check.py --minutes 5     again until it says that all is painted
+
+Every prompt is painted NUM times, as `best_of` does it: one request, each picture with its own
+seed and prior. rapidocr, the package's reader, chooses among the first 1, 2 ... NUM; tesseract
+judges what was chosen, and had no part in choosing. The pictures of one to NUM are the same, so the
+columns are paired. Intervals: 95 %, bootstrapped over prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import random
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+SET = ROOT / "recipes" / "nano" / "eval" / "one_line.json"
+NUM_PROMPTS, SIDE = 40, 512
+RESAMPLES = 10_000
+
+
+class Tesseract:
+    """Read with tesseract. mode: its page segmentation, 11 is "sparse text, in no order"."""
+
+    def __init__(self, folder: Path, mode: int = 11) -> None:
+        self._page, self._mode = folder / "page.png", str(mode)
+
+    def read(self, picture: Image.Image) -> tuple[Any, ...]:
+        from glmimage.evaluation.reading import Line
+
+        # it is made for print at 300 dpi, so small type is read better when enlarged
+        large = picture.convert("L").resize((picture.width * 2, picture.height * 2))
+        large.save(self._page)
+        command = ["tesseract", str(self._page), "stdout", "--psm", self._mode, "-l", "eng"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        lines = [line for line in done.stdout.splitlines() if line.strip()]
+        return tuple(Line(line, (0, 20 * row, 99, 20 * row + 10)) for row, line in enumerate(lines))
+
+
+def paint(options: argparse.Namespace, rows: list[dict[str, Any]], folder: Path) -> bool:
+    """Paint what is missing until the time is over; True when nothing is."""
+    missing = [n for n in range(len(rows)) if not (folder / f"{n}-{options.num - 1}.png").exists()]
+    if not missing:
+        return True
+    from glmimage import Pipeline
+
+    ends = time.monotonic() + 60 * options.minutes
+    with Pipeline.load(options.model, "cpu") as pipe:
+        for number in missing:
+            if time.monotonic() > ends:
+                print(f"{len(missing)} prompts are left; start it again")
+                return False
+            row = rows[number]
+            made = pipe.generate(
+                row["prompt"],
+                width=SIDE,
+                height=SIDE,
+                seed=row["seed"],
+                num_images=options.num,
+                num_inference_steps=options.steps,
+            )
+            for index, image in enumerate(made.images):
+                image.save(folder / f"{number}-{index}.png")
+    return True
+
+
+def judge(
+    options: argparse.Namespace, rows: list[dict[str, Any]], folder: Path
+) -> list[dict[str, Any]]:
+    """Read every picture with both engines; return per prompt what each found in each picture."""
+    from glmimage.evaluation.reading import Reader
+    from glmimage.evaluation.text_check import check_text
+
+    reader, tesseract = Reader(), Tesseract(folder)
+    found = []
+    for number, row in enumerate(rows):
+        pictures = [Image.open(folder / f"{number}-{k}.png") for k in range(options.num)]
+        found.append(
+            {
+                "chooser": [check_text(one, row["prompt"], reader) for one in pictures],
+                "judge": [check_text(one, row["prompt"], tesseract) for one in pictures],
+            }
+        )
+    return found
+
+
+def compare(found: list[dict[str, Any]], num: int) -> list[dict[str, Any]]:
+    """Return for best of 1 ... num the words that either engine reads in the chosen picture."""
+    from glmimage.evaluation.text_check import choose_best
+
+    table = []
+    for best_of in range(1, num + 1):
+        row: dict[str, Any] = {"best_of": best_of}
+        chosen = [choose_best(one["chooser"][:best_of], 1)[0] for one in found]
+        for name in ("judge", "chooser"):
+            checks = [one[name][index] for one, index in zip(found, chosen, strict=True)]
+            words = [(len(check.found), len(check.found) + len(check.missing)) for check in checks]
+            row[name] = {
+                "word_accuracy": share(words),
+                "interval": interval(words),
+                "ned": round(sum(check.similarity for check in checks) / len(checks), 4),
+                "all_words": sum(not check.missing for check in checks),
+            }
+        table.append(row)
+    # the best the judge itself could have chosen: what any chooser could reach
+    best = [one["judge"][choose_best(one["judge"], 1)[0]] for one in found]
+    words = [(len(check.found), len(check.found) + len(check.missing)) for check in best]
+    return [*table, {"best_of": num, "chosen_by": "the judge", "word_accuracy": share(words)}]
+
+
+def share(words: list[tuple[int, int]]) -> float:
+    """Return found words over all words, given (found, all) of each prompt."""
+    return round(sum(found for found, _ in words) / sum(total for _, total in words), 4)
+
+
+def interval(words: list[tuple[int, int]]) -> list[float]:
+    """Return the 95 % interval of the share, resampling prompts."""
+    draw = random.Random(1)
+    shares = sorted(share(draw.choices(words, k=len(words))) for _ in range(RESAMPLES))
+    return [shares[RESAMPLES * 25 // 1000], shares[RESAMPLES * 975 // 1000]]
+
+
+def card(options: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Say what was measured with what."""
+    from glmimage.evaluation.run import checkpoint_fingerprint, set_fingerprint
+    from glmimage.loading.hub import resolve_model
+
+    checkpoint = checkpoint_fingerprint(resolve_model(options.model))
+    command = ["tesseract", "--version"]
+    judge_version = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {
+        "date": datetime.date.today().isoformat(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {name: version(name) for name in ("glmimage", "torch", "rapidocr")},
+        "chooser": f"rapidocr {version('rapidocr')}",
+        "judge": " ".join(judge_version.split()[:2]),
+        "command": " ".join(["python", "bench/text_check.py", *sys.argv[1:]]),
+        "model": f"{Path(options.model).name}, {checkpoint}",
+        "set": f"{SET.stem}, {set_fingerprint(SET)}",
+        "prompts": len(rows),
+        "words": sum(len(" ".join(row["texts"]).split()) for row in rows),
+        "size": [SIDE, SIDE],
+        "num_inference_steps": options.steps,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure what best_of does for the words.")
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--first", type=int, default=NUM_PROMPTS, help="prompts")
+    parser.add_argument("--num", type=int, default=4, help="pictures a prompt")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "text_check")
+    options = parser.parse_args()
+    rows = json.loads(SET.read_text(encoding="utf-8"))[: options.first]
+    options.out.mkdir(parents=True, exist_ok=True)
+    if not paint(options, rows, options.out):
+        return
+    table = compare(judge(options, rows, options.out), options.num)
+    result = {"card": card(options, rows), "rows": table}
+    part = f"-first-{options.first}" if options.first < NUM_PROMPTS else ""
+    name = f"{result['card']['date']}-text-check{part}.json"
+    (ROOT / "bench" / "results" / name).write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
