@@ -7,6 +7,7 @@ import json
 import pytest
 from PIL import Image
 
+from glmimage.jobs import FileRecord
 from glmimage.server.openai.params import auto_size_of
 
 GENERATE, EDIT = "/v1/images/generations", "/v1/images/edits"
@@ -325,6 +326,51 @@ def test_a_stream_ends_with_the_picture(server):
     assert opened(found[0]).format == "PNG"
     assert found[0]["size"] == "512x512"
     assert (found[0]["background"], found[0]["quality"]) == ("opaque", "medium")
+
+
+def test_previews_come_as_partial_images(held):
+    """What a worker stores as a preview is sent while the request is in work."""
+
+    def in_work():
+        known = held.worker.claimed[-1] if held.worker.claimed else None
+        return known if known is not None and known.input["prompt"] == "slow preview" else None
+
+    async def preview(job):
+        content = png((256, 256), "gray")
+        await held.files.put(f"previews/{job.id}.jpg", content)
+        record = FileRecord(
+            id=f"p-{job.id}",
+            path=f"previews/{job.id}.jpg",
+            content_type="image/jpeg",
+            size=len(content),
+            name="preview-0.jpg",
+            created=1_800_000_000.0,
+            kind="preview",
+            job_id=job.id,
+        )
+        await held.store.add_file(record)
+        await held.store.log(job.id, "picture 1/1: preview")
+
+    body = {**BODY, "prompt": "slow preview", "stream": True, "partial_images": 2}
+    with held.http.stream("POST", GENERATE, json=body) as answer:
+        job = held.until(in_work)
+        assert job.input["preview"] is True
+        held.call(preview(job))
+        found = []
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                found.append(json.loads(line[6:]))
+                held.tell(held.worker.go.set)
+    assert [event["type"].partition(".")[2] for event in found] == ["partial_image", "completed"]
+    partial = found[0]
+    assert base64.b64decode(partial["b64_json"]) == png((256, 256), "gray")
+    assert (partial["partial_image_index"], partial["image_index"]) == (0, 0)
+    assert (partial["output_format"], partial["size"]) == ("jpeg", "512x512")
+
+
+def test_without_partial_images_no_preview_is_painted(server):
+    assert make(server).status_code == 200
+    assert "preview" not in last_job(server).input
 
 
 def test_a_streamed_edit(server):

@@ -7,7 +7,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -34,8 +34,8 @@ FALLBACK_SCAN = 500
 class Submission:
     """Hold a request on its way to become a job.
 
-    body: as the caller sent it, in fal's words. encoding: {"format", "quality"}, where fal has no
-    words for it.
+    body: as the caller sent it, in fal's words. for_worker: what fal has no words for, added to the
+    stored input: `encoding` ({"format", "quality"}), `preview`.
     """
 
     endpoint: str
@@ -45,7 +45,7 @@ class Submission:
     origin: str
     webhook_url: str | None = None
     max_queue_length: int | None = None
-    encoding: Mapping[str, Any] | None = None
+    for_worker: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Submitted(NamedTuple):
@@ -148,9 +148,10 @@ def _new_job(
         slow = True
     identities = [reference.identity for reference in known]
     model = services.settings.model
+    encoding = asked.for_worker.get("encoding")
     return replace(
         _common(services, asked, job_id),
-        input=shorten_urls(stored_input(valid)) | _encoding(asked),
+        input=shorten_urls(stored_input(valid)) | dict(asked.for_worker),
         width=width,
         height=height,
         seed=seed,
@@ -158,7 +159,7 @@ def _new_job(
         # pictures that come as data URIs are not to be kept
         store_io=asked.caller.store_io and not valid.sync_mode,
         needs_preparation=slow,
-        cache_key=result_key(asked.endpoint, valid, seed, identities, model, asked.encoding)
+        cache_key=result_key(asked.endpoint, valid, seed, identities, model, encoding)
         if whole and not valid.sync_mode
         else None,
         prior_key=prior_key(
@@ -168,10 +169,6 @@ def _new_job(
         else None,
         reference_file_ids=tuple(r.file_id if r is not None else "" for r in references),
     )
-
-
-def _encoding(asked: Submission) -> dict[str, Any]:
-    return {} if asked.encoding is None else {"encoding": dict(asked.encoding)}
 
 
 async def _from_cache(

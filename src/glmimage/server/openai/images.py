@@ -72,7 +72,7 @@ async def submit_image(
         read_caller(request),
         "openai",
         origin_of(services, request),
-        encoding=params.encoding(),
+        for_worker=params.for_worker(),
     )
     job, _ = await submit(services, asked)
     request.scope["request_id"] = job.id

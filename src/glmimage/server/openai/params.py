@@ -77,11 +77,14 @@ class ImageParams(BaseModel):
             body["image_urls"] = image_urls
         return body
 
-    def encoding(self) -> dict[str, Any] | None:
-        """Return how the worker is to encode, where fal has no word for it."""
-        if self.output_format != "webp" and self.output_compression is None:
-            return None
-        return {"format": self.output_format, "quality": self.output_compression}
+    def for_worker(self) -> dict[str, Any]:
+        """Return what the worker is told beside it, where fal has no word."""
+        told: dict[str, Any] = {}
+        if self.output_format == "webp" or self.output_compression is not None:
+            told["encoding"] = {"format": self.output_format, "quality": self.output_compression}
+        if self.partial_images:
+            told["preview"] = True
+        return told
 
 
 def read_params(body: Mapping[str, Any]) -> ImageParams:
