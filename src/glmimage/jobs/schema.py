@@ -123,6 +123,15 @@ jobs = Table(
         postgresql_where=text("open_stage IS NOT NULL"),
     ),
     Index(
+        "jobs_claim_of_revision",
+        "open_stage",
+        "model_revision",
+        "place",
+        "number",
+        sqlite_where=text("open_stage IS NOT NULL AND model_revision IS NOT NULL"),
+        postgresql_where=text("open_stage IS NOT NULL AND model_revision IS NOT NULL"),
+    ),
+    Index(
         "jobs_queue",
         "queue",
         "place",
@@ -202,6 +211,18 @@ logs = Table(
 # PostgreSQL's sessions from waiting for each other's rows; single rows may well be negative.
 queue_counts = Table(
     "queue_counts",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("bucket", BigInteger, primary_key=True),
+    Column("stripe", Integer, primary_key=True),
+    Column("num_jobs", BigInteger, nullable=False),
+)
+
+# The sums of BUCKETS_TOGETHER buckets of `queue_counts`, kept by triggers (see the migrations), so
+# that a position in a queue of a million is a sum of a few hundred rows.
+BUCKETS_TOGETHER = 256
+queue_totals = Table(
+    "queue_totals",
     metadata,
     Column("queue", Text, primary_key=True),
     Column("bucket", BigInteger, primary_key=True),
