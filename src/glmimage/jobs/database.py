@@ -7,22 +7,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Connection, text, update
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ..errors import InvalidSettings
-from .schema import counters
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Transaction = Callable[Concatenate[Connection, P], T]
+Topic = Literal["change", "work", "cancel"]
+"""What one may wait for: anything at all, something to claim, a job to let go of."""
+
+
+class Steps(NamedTuple):
+    """The three transactions of every job, as suits the database."""
+
+    enqueue: Callable[..., Any]
+    claim: Callable[..., Any]
+    finish: Callable[..., Any]
 
 
 class Database(Protocol):
     """Execute transactions from the event loop it was opened in."""
+
+    steps: Steps
 
     async def read(
         self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs
@@ -32,11 +43,11 @@ class Database(Protocol):
         self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T: ...
 
-    def moment(self) -> int:
-        """Return a number that differs after another connection has written."""
+    def moment(self, topic: Topic) -> int:
+        """Return a number that differs after another connection has written on a topic."""
         ...
 
-    async def wait(self, moment: int, timeout_s: float) -> bool:
+    async def wait(self, topic: Topic, moment: int, timeout_s: float) -> bool:
         """Wait until something is written after `moment`; False when nothing was."""
         ...
 
@@ -73,17 +84,12 @@ class Stamp(NamedTuple):
     now: float
 
 
-_COUNT_CHANGE = (
-    update(counters)
-    .where(counters.c.name == "change")
-    .values(value=counters.c.value + 1)
-    .returning(counters.c.value)
-)
+_COUNT_CHANGE = "UPDATE counters SET value = value + 1 WHERE name = 'change' RETURNING value"
 # A transaction's own number is handed out before it commits, so a reader of the feed stops below
 # the oldest number that is still in progress (see `newest_change`).
 _STAMP = text(
     "SELECT pg_current_xact_id()::text::bigint, extract(epoch FROM clock_timestamp())::float8, "
-    "pg_notify('glmimage', '')"
+    "pg_notify('glmimage', :topic)"
 )
 _HORIZON = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1")
 _NEWEST = text("SELECT value FROM counters WHERE name = 'change'")
@@ -94,11 +100,12 @@ def is_sqlite(connection: Connection) -> bool:
     return connection.dialect.name == "sqlite"
 
 
-def stamp(connection: Connection) -> Stamp:
-    """Number and date a change to a job, and wake those who wait for one."""
+def stamp(connection: Connection, topic: Topic = "change") -> Stamp:
+    """Number and date a change to a job, and wake those who wait for one of this kind."""
     if is_sqlite(connection):
-        return Stamp(connection.execute(_COUNT_CHANGE).scalar_one(), time.time())
-    number, now, _ = connection.execute(_STAMP).one()
+        raw: Any = connection.connection.dbapi_connection
+        return Stamp(raw.execute(_COUNT_CHANGE).fetchone()[0], time.time())
+    number, now, _ = connection.execute(_STAMP, {"topic": topic}).one()
     return Stamp(number, now)
 
 

@@ -13,6 +13,7 @@ from .database import Stamp, is_sqlite, stamp, store_time
 from .queue import JOB_COLUMNS, get, insert_job, job_from, new_row
 from .records import CancelAnswer, Document, Job, NewJob, State, Usage
 from .schema import jobs, logs, payloads, priors, webhooks
+from .statement import Statement
 
 CANCELLED: Document = {"detail": "Request cancelled", "error_type": "client_cancelled"}
 TIMED_OUT: Document = {"detail": "Request timed out", "error_type": "request_timeout"}
@@ -50,8 +51,8 @@ def end(
     )
     if was_waiting:
         order.count_jobs(connection, [(job.endpoint, job.place)], -1)
-    connection.execute(_END, {name: getattr(job, name) for name in _ENDS} | {"job": job.number})
-    connection.execute(_ANSWER, {"job": job.id, "result": result})
+    _END.all(connection, {name: getattr(job, name) for name in _ENDS} | {"job": job.number})
+    _ANSWER.all(connection, {"job": job.id, "result": result})
     if job.webhook_url:
         write_webhook(connection, job.id, job.webhook_url, changed.now)
     return job
@@ -61,13 +62,13 @@ _ENDS = (
     *("state", "status", "error", "error_type", "progress", "dead", "last_error"),
     *("change_number", "finished_at"),
 )
-_END = (
+_END = Statement(
     update(jobs)
     .where(jobs.c.number == bindparam("job"))
     .values({name: bindparam(name) for name in _ENDS})
     .values(worker_id=None, lease_until=None, open_stage=None, queue=None)
 )
-_ANSWER = (
+_ANSWER = Statement(
     update(payloads)
     .where(payloads.c.job_id == bindparam("job"))
     .values(result=bindparam("result", type_=payloads.c.result.type))
@@ -90,13 +91,13 @@ def describe(body: Document) -> tuple[str, str | None]:
     return str(detail or "The request failed."), body.get("error_type")
 
 
-_ADD_WEBHOOK = insert(webhooks)
+_ADD_WEBHOOK = Statement(insert(webhooks))
 
 
 def write_webhook(connection: Connection, job_id: str, url: str, now: float) -> None:
     """Put a delivery into the outbox."""
-    connection.execute(
-        _ADD_WEBHOOK,
+    _ADD_WEBHOOK.all(
+        connection,
         {
             "id": str(uuid.uuid4()),
             "job_id": job_id,
@@ -175,7 +176,9 @@ def insert_ended(
     from .leases import record_usage
 
     changed = stamp(connection)
-    values = new_row(connection, new, changed) | ended(state, status, result)
+    # it takes no place in the queue; should it be retried, it stands at the front
+    place = order.front(connection, new.priority)
+    values = new_row(new, place, changed) | ended(state, status, result)
     values |= {
         "stage": "prior",
         "started_at": changed.now,
@@ -200,7 +203,7 @@ def cancel(connection: Connection, job_id: str, body: Document = CANCELLED) -> C
         return "done"
     if job.cancel_requested:
         return "requested"
-    changed = stamp(connection)
+    changed = stamp(connection, "cancel")
     if job.worker_id is None:
         end(connection, job, changed, state="cancelled", result=body)
         return "requested"
@@ -236,7 +239,7 @@ def _recover(connection: Connection, which: Any) -> list[Job]:
     ).all()
     if not rows:
         return []
-    recovered, changed = [], stamp(connection)
+    recovered, changed = [], stamp(connection, "work")
     for job in map(job_from, rows):
         if job.cancel_requested:
             recovered.append(end(connection, job, changed, state="cancelled"))
@@ -274,7 +277,7 @@ def retry(connection: Connection, job_id: str) -> Job | None:
     row = connection.execute(_lock_by_id(job_id)).first()
     if row is None or row.state not in ("failed", "cancelled"):
         return None
-    changed, job = stamp(connection), job_from(row)
+    changed, job = stamp(connection, "work"), job_from(row)
     stage = job.stage
     if get_input(connection, job_id) is None:
         return None

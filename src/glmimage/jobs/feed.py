@@ -11,14 +11,15 @@ from .database import newest_change, stamp
 from .queue import JOB_COLUMNS, job_from
 from .records import Job, Level, LogEntry
 from .schema import jobs, logs
+from .statement import Statement
 
-_SINCE = (
+_SINCE = Statement(
     select(*JOB_COLUMNS)
     .where(jobs.c.change_number > bindparam("after"), jobs.c.change_number <= bindparam("newest"))
     .order_by(jobs.c.change_number)
     .limit(bindparam("limit"))
 )
-_AT = select(*JOB_COLUMNS).where(jobs.c.change_number == bindparam("number"))
+_AT = Statement(select(*JOB_COLUMNS).where(jobs.c.change_number == bindparam("number")))
 
 
 def changes_since(connection: Connection, number: int, limit: int = 1000) -> list[Job]:
@@ -29,10 +30,10 @@ def changes_since(connection: Connection, number: int, limit: int = 1000) -> lis
     """
     newest = newest_change(connection)
     query = {"after": number, "newest": newest, "limit": limit}
-    found = [job_from(row) for row in connection.execute(_SINCE, query)]
+    found = [job_from(row) for row in _SINCE.all(connection, query)]
     if len(found) == limit:
         last = found[-1].change_number
-        rows = connection.execute(_AT, {"number": last})
+        rows = _AT.all(connection, {"number": last})
         found = [job for job in found if job.change_number != last] + [job_from(r) for r in rows]
     return found
 
@@ -60,14 +61,14 @@ def log(connection: Connection, entries: Sequence[tuple[str, str, Level]]) -> No
     ]
     last: dict[str, int] = {}
     for row in rows:
-        last[row["job_id"]] = connection.execute(_LOG, row).scalar_one()
+        last[row["job_id"]] = _LOG.scalar(connection, row)
     for job_id, number in sorted(last.items()):
         values = {"job_id": job_id, "last": number, "change": changed.change_number}
-        connection.execute(_LOGGED, values)
+        _LOGGED.all(connection, values)
 
 
-_LOG = insert(logs).returning(logs.c.number)
-_LOGGED = (
+_LOG = Statement(insert(logs).returning(logs.c.number))
+_LOGGED = Statement(
     update(jobs)
     .where(jobs.c.id == bindparam("job_id"))
     .values(last_log=bindparam("last"), change_number=bindparam("change"))
@@ -76,11 +77,11 @@ _LOGGED = (
 
 def read_logs(connection: Connection, job_id: str, after: int = 0) -> list[LogEntry]:
     """Return a job's log entries with a number above `after`, the oldest first."""
-    rows = connection.execute(_READ, {"job_id": job_id, "after": after})
+    rows = _READ.all(connection, {"job_id": job_id, "after": after})
     return [LogEntry(*row) for row in rows]
 
 
-_READ = (
+_READ = Statement(
     select(logs.c.number, logs.c.job_id, logs.c.at, logs.c.level, logs.c.message)
     .where(logs.c.job_id == bindparam("job_id"), logs.c.number > bindparam("after"))
     .order_by(logs.c.number)

@@ -14,8 +14,9 @@ from .feed import log
 from .queue import JOB_COLUMNS, job_from, pack_tokens
 from .records import Beat, Claim, Document, FileRecord, Job, Level, Prior, Usage
 from .schema import files, jobs, payloads, priors, usage
+from .statement import Statement
 
-_OWNED = select(*JOB_COLUMNS, jobs.c.queue).where(jobs.c.id == bindparam("id")).with_for_update()
+_OWNED = Statement(select(*JOB_COLUMNS).where(jobs.c.id == bindparam("id")).with_for_update())
 
 
 def heartbeat(connection: Connection, claims: Sequence[Claim], lease_s: float) -> Beat:
@@ -55,10 +56,10 @@ def report(
         changed = stamp(connection)
         for claim, fraction in sorted(progress, key=lambda pair: pair[0].job.id):
             values = {"job_id": claim.job.id, "claimed": claim.fence, "done": fraction}
-            connection.execute(_PROGRESS, values | {"change": changed.change_number})
+            _PROGRESS.all(connection, values | {"change": changed.change_number})
 
 
-_PROGRESS = (
+_PROGRESS = Statement(
     update(jobs)
     .where(
         jobs.c.id == bindparam("job_id"),
@@ -71,13 +72,15 @@ _PROGRESS = (
 
 def cancelled_of(connection: Connection, worker_id: str) -> frozenset[str]:
     """Return the ids of a worker's jobs that it should let go of."""
-    return frozenset(connection.execute(_CANCELLED, {"worker": worker_id}).scalars())
+    return frozenset(row[0] for row in _CANCELLED.all(connection, {"worker": worker_id}))
 
 
-_CANCELLED = select(jobs.c.id).where(
-    jobs.c.lease_until.is_not(None),
-    jobs.c.worker_id == bindparam("worker"),
-    jobs.c.cancel_requested,
+_CANCELLED = Statement(
+    select(jobs.c.id).where(
+        jobs.c.lease_until.is_not(None),
+        jobs.c.worker_id == bindparam("worker"),
+        jobs.c.cancel_requested,
+    )
 )
 
 
@@ -101,7 +104,7 @@ def prepared(
         "worker_id": None,
         "lease_until": None,
         "reference_file_ids": list(reference_file_ids),
-        "change_number": stamp(connection).change_number,
+        "change_number": stamp(connection, "work").change_number,
     }
     if prior_key is not None:
         values["prior_key"] = prior_key
@@ -121,7 +124,8 @@ def save_priors(
     release: give the job back, for a worker of the decode stage. model_revision: only workers of
     the same one may go on with it.
     """
-    job, changed = owned(connection, claim), stamp(connection)
+    job = owned(connection, claim)
+    changed = stamp(connection, "work" if release else "change")
     store_priors(connection, job, written, model_revision, changed)
     values: dict[str, Any] = {
         "stage": "decode",
@@ -167,32 +171,30 @@ def finish(
 ) -> Job:
     """End a job well: its result, its files, what it costs and its webhook, or nothing at all."""
     job, changed = owned(connection, claim), stamp(connection)
-    if made:
-        connection.execute(_ADD_FILES, [file_values(record) for record in made])
+    for record in made:
+        _ADD_FILE.all(connection, file_values(record))
     if used is not None:
         record_usage(connection, job, used, changed.now)
     return end(connection, job, changed, state="done", status=200, result=result)
 
 
-_ADD_FILES = insert(files)
-_ADD_USAGE = insert(usage)
+_ADD_FILE = Statement(insert(files))
+_ADD_USAGE = Statement(insert(usage))
 
 
 def record_usage(connection: Connection, job: Job, used: Usage, now: float) -> None:
     """Write down what a job costs."""
-    connection.execute(
-        _ADD_USAGE,
-        {
-            "job_id": job.id,
-            "endpoint": job.endpoint,
-            "api_key_id": job.api_key_id,
-            "at": now,
-            "megapixels": used.megapixels,
-            "unit_price": used.unit_price,
-            "cost": used.cost,
-            "duration_s": used.duration_s,
-        },
-    )
+    who = {"job_id": job.id, "endpoint": job.endpoint, "api_key_id": job.api_key_id, "at": now}
+    _ADD_USAGE.all(connection, who | usage_values(used))
+
+
+def usage_values(used: Usage) -> dict[str, float]:
+    return {
+        "megapixels": used.megapixels,
+        "unit_price": used.unit_price,
+        "cost": used.cost,
+        "duration_s": used.duration_s,
+    }
 
 
 def file_values(record: FileRecord) -> dict[str, Any]:
@@ -203,7 +205,7 @@ def fail(
     connection: Connection, claim: Claim, status: int, body: Document, *, retryable: bool
 ) -> Job:
     """End a job with an error, or queue it again when that may help and attempts are left."""
-    job, changed = owned(connection, claim), stamp(connection)
+    job, changed = owned(connection, claim), stamp(connection, "work" if retryable else "change")
     if not retryable:
         return end(connection, job, changed, state="failed", status=status, result=body)
     if job.attempt >= job.max_attempts:
@@ -213,7 +215,7 @@ def fail(
 
 def hand_back(connection: Connection, claim: Claim) -> Job:
     """Queue a job again that its worker will not finish; this attempt does not count."""
-    job, changed = owned(connection, claim), stamp(connection)
+    job, changed = owned(connection, claim), stamp(connection, "work")
     return put_back(connection, job, changed, reason=None, attempt=job.attempt - 1)
 
 
@@ -225,7 +227,7 @@ def confirm_cancelled(connection: Connection, claim: Claim) -> Job:
 
 def owned(connection: Connection, claim: Claim) -> Job:
     """Return the job as it is now; raise LeaseLost unless the claim still holds."""
-    row = connection.execute(_OWNED, {"id": claim.job.id}).first()
+    row = _OWNED.first(connection, {"id": claim.job.id})
     if row is not None:
         job = job_from(row)
         holds = job.worker_id == claim.worker_id and job.fence == claim.fence

@@ -17,8 +17,10 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Connection,
-    Executable,
+    Table,
+    Text,
     and_,
     bindparam,
     case,
@@ -32,14 +34,16 @@ from sqlalchemy import (
 
 from .database import insert_for, is_sqlite, stamp, store_time
 from .records import Priority
-from .schema import counters, jobs, key_clocks, queue_counts
+from .schema import BUCKETS_TOGETHER, counters, jobs, key_clocks, queue_counts, queue_totals
+from .statement import Statement
 
 PLACES_PER_MEGAPIXEL = 1024
 LOW_PRIORITY = 1 << 52
 """Added to the places of low priority."""
 BUCKET_PLACES = 1 << 18
 """256 megapixels of one key: a position adds up the buckets before, and counts within its own."""
-NUM_STRIPES = 8
+STRIPE_LOCK = 0x676C6D02
+NUM_STRIPES = 1024
 AGEING_S = 600.0
 HOUSEKEEPING_BATCH = 1000
 
@@ -48,18 +52,29 @@ def bucket_of(place: int) -> int:
     return place // BUCKET_PLACES
 
 
+def cost_of(megapixels: float) -> int:
+    """Return how many places a job takes up."""
+    return max(1, round(megapixels * PLACES_PER_MEGAPIXEL))
+
+
 def next_place(
     connection: Connection, api_key_id: str | None, priority: Priority, megapixels: float
 ) -> int:
     """Give a key's next job its place, and move the key's clock on by the size of the job."""
-    cost = max(1, round(megapixels * PLACES_PER_MEGAPIXEL))
+    cost = cost_of(megapixels)
     values = {"api_key_id": api_key_id or "", "priority": priority, "cost": cost}
-    start = connection.execute(_move_clock(connection.dialect.name), values).scalar_one() - cost
+    start = _move_clock(connection.dialect.name).scalar(connection, values) - cost
     return int(start) + (LOW_PRIORITY if priority == "low" else 0)
 
 
+def front(connection: Connection, priority: Priority) -> int:
+    """Return the place that the queue has come to."""
+    place = _CLOCK.scalar(connection, {"clock": priority})
+    return int(place) + (LOW_PRIORITY if priority == "low" else 0)
+
+
 @cache
-def _move_clock(dialect: str) -> Executable:
+def _move_clock(dialect: str) -> Statement:
     now = select(counters.c.value).where(counters.c.name == bindparam("priority")).scalar_subquery()
     clock = key_clocks.c.next_place
     insert = insert_for(dialect)(key_clocks).values(
@@ -67,13 +82,14 @@ def _move_clock(dialect: str) -> Executable:
         priority=bindparam("priority"),
         next_place=now + bindparam("cost"),
     )
-    return insert.on_conflict_do_update(
+    moved = insert.on_conflict_do_update(
         index_elements=[key_clocks.c.api_key_id, key_clocks.c.priority],
         set_={"next_place": case((clock > now, clock), else_=now) + bindparam("cost")},
     ).returning(clock)
+    return Statement(moved)
 
 
-_CLOCK = select(counters.c.value).where(counters.c.name == bindparam("clock"))
+_CLOCK = Statement(select(counters.c.value).where(counters.c.name == bindparam("clock")))
 
 
 def advance_clock(connection: Connection, places: Iterable[int]) -> None:
@@ -85,16 +101,16 @@ def advance_clock(connection: Connection, places: Iterable[int]) -> None:
     for name, place in latest.items():
         # a clock that another worker holds right now is a moment behind, which does no harm
         values = {"clock": name, "place": place}
-        if connection.execute(_CLOCK_BEHIND, values).first() is not None:
-            connection.execute(_SET_CLOCK, values)
+        if _CLOCK_BEHIND.first(connection, values) is not None:
+            _SET_CLOCK.all(connection, values)
 
 
-_CLOCK_BEHIND = (
+_CLOCK_BEHIND = Statement(
     select(counters.c.value)
     .where(counters.c.name == bindparam("clock"), counters.c.value < bindparam("place"))
     .with_for_update(skip_locked=True)
 )
-_SET_CLOCK = (
+_SET_CLOCK = Statement(
     update(counters).where(counters.c.name == bindparam("clock")).values(value=bindparam("place"))
 )
 
@@ -102,73 +118,103 @@ _SET_CLOCK = (
 def count_jobs(connection: Connection, rows: Iterable[tuple[str, int]], step: int) -> None:
     """Add `step` for each (queue, place) that joins (1) or leaves (-1)."""
     changes = Counter((queue, bucket_of(place)) for queue, place in rows)
-    stripe = 0 if is_sqlite(connection) else _stripe(connection)
+    stripe = stripe_of(connection)
     statement = _count(connection.dialect.name)
-    for (queue, bucket), number in sorted(changes.items()):  # in order, so that none deadlock
+    for (queue, bucket), number in sorted(changes.items()):
         values = {"queue": queue, "bucket": bucket, "stripe": stripe, "num_jobs": number * step}
-        connection.execute(statement, values)
+        statement.all(connection, values)
 
 
 @cache
-def _count(dialect: str) -> Executable:
+def _count(dialect: str) -> Statement:
     row = insert_for(dialect)(queue_counts)
     keys = [queue_counts.c.queue, queue_counts.c.bucket, queue_counts.c.stripe]
-    return row.on_conflict_do_update(
+    counted = row.on_conflict_do_update(
         index_elements=keys,
         set_={"num_jobs": queue_counts.c.num_jobs + row.excluded.num_jobs},
     )
+    return Statement(counted)
 
 
-def _stripe(connection: Connection) -> int:
+def stripe_of(connection: Connection) -> int:
+    """Return the number under which this connection counts, which no other one has meanwhile."""
+    if is_sqlite(connection):
+        return 0
     known = connection.info.get("stripe")
     if known is None:
-        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
-        known = connection.info["stripe"] = pid % NUM_STRIPES
+        numbers = {"lock": STRIPE_LOCK, "last": NUM_STRIPES - 1}
+        found = connection.execute(_FREE_STRIPE, numbers).scalar()
+        known = connection.info["stripe"] = 0 if found is None else found
     return int(known)
+
+
+_FREE_STRIPE = text(
+    "SELECT number FROM generate_series(0, :last) AS number "
+    "WHERE pg_try_advisory_lock(:lock, number) LIMIT 1"
+)
 
 
 def queue_length(connection: Connection, queue: str) -> int:
     """Return how many jobs wait for an endpoint."""
-    return int(connection.execute(_LENGTH, {"queue": queue}).scalar() or 0)
+    return int(_LENGTH.scalar(connection, {"queue": queue}) or 0)
 
 
 def position(connection: Connection, job_id: str) -> int | None:
     """Return how many jobs are ahead; None for a job that does not wait."""
-    row = connection.execute(_PLACE, {"id": job_id}).first()
-    if row is None or row.queue is None:
+    row = _PLACE.first(connection, {"id": job_id})
+    if row is None or row[0] is None:
         return None
-    return position_of(connection, row.queue, row.place, row.number)
+    queue, place, number = row
+    return position_of(connection, queue, place, number)
 
 
 def position_of(connection: Connection, queue: str, place: int, number: int) -> int:
     """Return how many jobs of a queue stand before (place, number)."""
-    bucket = bucket_of(place)
-    start = bucket * BUCKET_PLACES
-    values = {"queue": queue, "bucket": bucket, "start": start, "place": place, "number": number}
-    return int(connection.execute(_POSITION, values).scalar_one())
+    values = {"queue": queue, "place": place, "number": number, "bucket_places": BUCKET_PLACES}
+    return int(_POSITION.scalar(connection, values))
 
 
-_LENGTH = select(func.sum(queue_counts.c.num_jobs)).where(
-    queue_counts.c.queue == bindparam("queue")
-)
-_PLACE = select(jobs.c.queue, jobs.c.place, jobs.c.number).where(jobs.c.id == bindparam("id"))
-_BEFORE = (
-    select(func.coalesce(func.sum(queue_counts.c.num_jobs), 0))
-    .where(queue_counts.c.queue == bindparam("queue"), queue_counts.c.bucket < bindparam("bucket"))
-    .scalar_subquery()
-)
-_WITHIN = (
-    select(func.count())
-    .select_from(jobs)
-    .where(
-        jobs.c.queue == bindparam("queue"),
-        jobs.c.place >= bindparam("start"),
-        jobs.c.place <= bindparam("place"),
-        or_(jobs.c.place < bindparam("place"), jobs.c.number < bindparam("number")),
+def _sum_of(table: Table, queue: Any, *conditions: Any) -> Any:
+    column = func.coalesce(func.sum(table.c.num_jobs), 0)
+    return select(column).where(table.c.queue == queue, *conditions).scalar_subquery()
+
+
+def jobs_before(queue: Any, place: Any, number: Any) -> Any:
+    """Add up the long stretches before a place, then the short ones, and count within the last."""
+    bucket_places = bindparam("bucket_places", type_=BigInteger())
+    bucket = place // bucket_places
+    total = bucket // BUCKETS_TOGETHER
+    long = _sum_of(queue_totals, queue, queue_totals.c.bucket < total)
+    first = queue_counts.c.bucket >= total * BUCKETS_TOGETHER
+    short = _sum_of(queue_counts, queue, first, queue_counts.c.bucket < bucket)
+    within = (
+        select(func.count())
+        .select_from(jobs)
+        .where(
+            jobs.c.queue == queue,
+            jobs.c.place >= bucket * bucket_places,
+            jobs.c.place <= place,
+            or_(jobs.c.place < place, jobs.c.number < number),
+        )
+        .scalar_subquery()
     )
-    .scalar_subquery()
+    return long + short + within
+
+
+LENGTH = select(_sum_of(queue_totals, bindparam("queue")).label("length"))
+_LENGTH = Statement(LENGTH)
+_PLACE = Statement(
+    select(jobs.c.queue, jobs.c.place, jobs.c.number).where(jobs.c.id == bindparam("id"))
 )
-_POSITION = select(_BEFORE + _WITHIN)
+_POSITION = Statement(
+    select(
+        jobs_before(
+            bindparam("queue", type_=Text()),
+            bindparam("place", type_=BigInteger()),
+            bindparam("number", type_=BigInteger()),
+        )
+    )
+)
 
 
 def age_queue(connection: Connection, ageing_s: float = AGEING_S) -> int:
@@ -189,28 +235,35 @@ def age_queue(connection: Connection, ageing_s: float = AGEING_S) -> int:
     if not rows:
         return 0
     changed = stamp(connection)
-    front = connection.execute(_CLOCK, {"clock": "normal"}).scalar_one()
+    here = front(connection, "normal")
     connection.execute(
         update(jobs)
         .where(jobs.c.number.in_([row.number for row in rows]))
-        .values(place=front, change_number=changed.change_number)
+        .values(place=here, change_number=changed.change_number)
     )
     moved: Sequence[Any] = [(row.queue, row.place) for row in rows]
     count_jobs(connection, moved, -1)
-    count_jobs(connection, [(queue, front) for queue, _ in moved], 1)
+    count_jobs(connection, [(queue, here) for queue, _ in moved], 1)
     return len(rows)
 
 
 def drop_empty_buckets(connection: Connection) -> None:
     """Delete the counts of stretches in which nothing waits any more."""
-    sums = connection.execute(
-        select(queue_counts.c.queue, queue_counts.c.bucket)
-        .group_by(queue_counts.c.queue, queue_counts.c.bucket)
-        .having(func.sum(queue_counts.c.num_jobs) == 0)
-        .limit(HOUSEKEEPING_BATCH)
-    ).all()
-    for queue, bucket in sums:
-        here = and_(queue_counts.c.queue == queue, queue_counts.c.bucket == bucket)
-        held = connection.execute(select(queue_counts.c.num_jobs).where(here).with_for_update())
-        if sum(held.scalars()) == 0:
-            connection.execute(delete(queue_counts).where(here))
+    for table in (queue_counts, queue_totals):
+        buckets = connection.execute(
+            select(table.c.queue, table.c.bucket)
+            .group_by(table.c.queue, table.c.bucket)
+            .having(func.sum(table.c.num_jobs) == 0)
+            .limit(HOUSEKEEPING_BATCH)
+        ).all()
+        for queue, bucket in buckets:
+            here = and_(table.c.queue == queue, table.c.bucket == bucket)
+            rows = connection.execute(
+                select(table.c.stripe, table.c.num_jobs)
+                .where(here)
+                .with_for_update(skip_locked=True)  # its writer may wait for one we hold
+            ).all()
+            # any rows that sum up to nothing may go, whoever adds another one meanwhile
+            if rows and sum(row.num_jobs for row in rows) == 0:
+                stripes = [row.stripe for row in rows]
+                connection.execute(delete(table).where(here, table.c.stripe.in_(stripes)))

@@ -1,7 +1,7 @@
 """PostgreSQL: transactions through asyncpg, and LISTEN so that nobody has to ask all the time.
 
-A process writes through one connection, and commits together what came together, each transaction
-a savepoint of its own: a commit waits for the disk, and all jobs of a key for one row, its clock.
+A process writes through one connection, and commits together what came together: a commit waits
+for the disk, and all jobs of a key for one row, its clock.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar, get_args
 
 import asyncpg
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from ..errors import GlmImageError
-from .database import Transaction
-from .errors import StoreUnavailable
+from .database import Steps, Topic, Transaction
+from .errors import LeaseLost, QueueFull, StoreUnavailable
+from .postgres_steps import claim, enqueue, finish
+from .records import NewJob
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,6 +29,7 @@ CHANNEL = "glmimage"
 MIGRATION_LOCK = 0x676C6D00
 POOL_SIZE = 8
 MAX_BATCH = 64
+SESSION = {"application_name": "glmimage", "jit": "off"}  # compiling takes longer than any query
 NUM_TRIES = 5
 RECONNECT_S = 1.0
 # deadlock, serialisation failure: the other transaction has won, and this one may run again
@@ -37,11 +39,13 @@ REPEATABLE = frozenset({"40P01", "40001"})
 class PostgresDatabase:
     """See `Database`."""
 
-    def __init__(self, engine: AsyncEngine, dsn: str) -> None:
-        self._engine, self._dsn = engine, dsn
-        self._moment = 0
-        self._written = asyncio.Event()
-        self._inbox: list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = []
+    steps = Steps(enqueue, claim, finish)
+
+    def __init__(self, readers: AsyncEngine, writer: AsyncEngine, dsn: str) -> None:
+        self._readers, self._writer, self._dsn = readers, writer, dsn
+        self._moments: dict[Topic, int] = dict.fromkeys(get_args(Topic), 0)
+        self._written = {topic: asyncio.Event() for topic in self._moments}
+        self._inbox: list[_Task] = []
         self._asked = asyncio.Event()
         self._duties = (
             asyncio.create_task(self._listen(), name="store-listener"),
@@ -52,41 +56,50 @@ class PostgresDatabase:
     async def open(cls, url: URL, *, create: bool) -> PostgresDatabase:
         """Connect; `create` makes or upgrades the tables. Raises StoreUnavailable."""
         address = url.set(drivername="postgresql+asyncpg")
-        engine = create_async_engine(address, pool_size=POOL_SIZE, max_overflow=8)
+        readers, writer = (
+            create_async_engine(
+                address,
+                pool_size=size,
+                max_overflow=size - 1,
+                connect_args={"server_settings": SESSION},
+                isolation_level=isolation,
+            )
+            # a read is at most one statement that matters, and saves two round trips
+            for size, isolation in ((POOL_SIZE, "AUTOCOMMIT"), (1, "READ COMMITTED"))
+        )
         try:
-            async with engine.begin() as connection:
+            async with writer.begin() as connection:
                 await (_prepare if create else _check)(connection)
         except (DBAPIError, OSError, asyncpg.PostgresError) as error:
-            await engine.dispose()
+            await writer.dispose()
             raise _unavailable(error) from None
         except BaseException:
-            await engine.dispose()
+            await writer.dispose()
             raise
         dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        return cls(engine, dsn)
+        return cls(readers, writer, dsn)
 
     async def read(self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a transaction; a lost connection is replaced."""
-        result: T = await self._run(
-            lambda connection: transaction(connection, *args, **kwargs), lost_repeats=True
-        )
+        work = _bind(transaction, args, kwargs)
+        result: T = await self._run(self._readers, work, lost_repeats=True)
         return result
 
     async def write(self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a transaction and return when it is on disk."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._inbox.append((lambda connection: transaction(connection, *args, **kwargs), future))
+        self._inbox.append(_Task(_bind(transaction, args, kwargs), future, _order_of(args)))
         self._asked.set()
         return await future
 
-    def moment(self) -> int:
-        return self._moment
+    def moment(self, topic: Topic) -> int:
+        return self._moments[topic]
 
-    async def wait(self, moment: int, timeout_s: float) -> bool:
-        if self._moment != moment:
+    async def wait(self, topic: Topic, moment: int, timeout_s: float) -> bool:
+        if self._moments[topic] != moment:
             return True
         try:
-            await asyncio.wait_for(self._written.wait(), timeout_s)
+            await asyncio.wait_for(self._written[topic].wait(), timeout_s)
         except TimeoutError:
             return False
         return True
@@ -95,7 +108,8 @@ class PostgresDatabase:
         for duty in self._duties:
             duty.cancel()
         await asyncio.gather(*self._duties, return_exceptions=True)
-        await self._engine.dispose()
+        await self._readers.dispose()
+        await self._writer.dispose()
 
     async def _write_loop(self) -> None:
         while True:
@@ -103,24 +117,41 @@ class PostgresDatabase:
             batch, self._inbox = self._inbox[:MAX_BATCH], self._inbox[MAX_BATCH:]
             if not self._inbox:
                 self._asked.clear()
-            try:
-                answers = await self._run(partial(_run_batch, [work for work, _ in batch]))
-            except StoreUnavailable as error:
-                answers = [error] * len(batch)
-            for (_, future), answer in zip(batch, answers, strict=True):
-                if future.done():
+            batch.sort(key=lambda task: task.order)
+            for task, answer in zip(batch, await self._answers(batch), strict=True):
+                if task.future.done():
                     continue  # nobody waits any more
                 if isinstance(answer, BaseException):
-                    future.set_exception(answer)
+                    task.future.set_exception(answer)
                 else:
-                    future.set_result(answer)
+                    task.future.set_result(answer)
 
-    async def _run(self, work: Callable[[Connection], Any], *, lost_repeats: bool = False) -> Any:
+    async def _answers(self, batch: list[_Task]) -> list[Any]:
+        """Commit transactions together; those of a batch with a failure each alone."""
+        works = [task.work for task in batch]
+        if len(works) > 1:
+            try:
+                return list(await self._run(self._writer, partial(_run_all, works)))
+            except StoreUnavailable as error:
+                return [error] * len(batch)
+            except _OneFailed:
+                pass
+        answers: list[Any] = []
+        for work in works:
+            try:
+                answers.append(await self._run(self._writer, work))
+            except Exception as error:
+                answers.append(error)
+        return answers
+
+    async def _run(
+        self, engine: AsyncEngine, work: Callable[[Connection], Any], *, lost_repeats: bool = False
+    ) -> Any:
         """Run work in a transaction; again when it lost against another one."""
         for attempt in range(NUM_TRIES):
             begun = False
             try:
-                async with self._engine.begin() as connection:
+                async with engine.begin() as connection:
                     begun = True
                     return await connection.run_sync(work)
             except DBAPIError as error:
@@ -143,8 +174,8 @@ class PostgresDatabase:
             closed = asyncio.Event()
             try:
                 connection.add_termination_listener(lambda _: closed.set())  # noqa: B023
-                await connection.add_listener(CHANNEL, lambda *_: self._wake())
-                self._wake()  # for what was missed while nobody listened
+                await connection.add_listener(CHANNEL, self._hear)
+                self._wake(*self._moments)  # for what was missed while nobody listened
                 await closed.wait()
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await asyncio.sleep(RECONNECT_S)
@@ -152,33 +183,53 @@ class PostgresDatabase:
                 if not connection.is_closed():
                     connection.terminate()
 
-    def _wake(self) -> None:
-        self._moment += 1
-        written, self._written = self._written, asyncio.Event()
-        written.set()
+    def _hear(self, connection: Any, process_id: int, channel: str, topic: Any) -> None:
+        self._wake("change")
+        if topic != "change":
+            self._wake(topic if topic in self._moments else "work")
+
+    def _wake(self, *topics: Topic) -> None:
+        for topic in topics:
+            self._moments[topic] += 1
+            written, self._written[topic] = self._written[topic], asyncio.Event()
+            written.set()
 
 
-def _run_batch(batch: Sequence[Callable[[Connection], Any]], connection: Connection) -> list[Any]:
-    """Run transactions in one; return their results, or the errors of those that failed alone."""
-    if len(batch) == 1:
-        try:
-            return [batch[0](connection)]
-        except GlmImageError as error:
-            connection.rollback()
-            return [error]
+class _Task(NamedTuple):
+    """A transaction that somebody waits for."""
+
+    work: Callable[[Connection], Any]
+    future: asyncio.Future[Any]
+    order: tuple[str, ...]
+
+
+class _OneFailed(Exception):
+    """Say that a transaction of several has failed, so that nothing is kept of any."""
+
+
+def _bind(transaction: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return lambda connection: transaction(connection, *args, **kwargs)
+
+
+def _order_of(args: tuple[Any, ...]) -> tuple[str, ...]:
+    """Let all processes move the keys' clocks first and in one order, lest two wait for another."""
+    new = args[0] if args else None
+    return ("", new.api_key_id or "", new.priority) if isinstance(new, NewJob) else ("later",)
+
+
+def _run_all(batch: Sequence[Callable[[Connection], Any]], connection: Connection) -> list[Any]:
     answers: list[Any] = []
     for work in batch:
-        savepoint = connection.begin_nested()
         try:
             answers.append(work(connection))
-            savepoint.commit()
-        except Exception as error:
-            if isinstance(error, DBAPIError):
-                if error.connection_invalidated or _repeatable(error):
-                    raise
-                error = _unavailable(error)
-            savepoint.rollback()
+        except (LeaseLost, QueueFull) as error:  # said before anything is written
             answers.append(error)
+        except DBAPIError as error:
+            if error.connection_invalidated or _repeatable(error):
+                raise
+            raise _OneFailed from None
+        except Exception:
+            raise _OneFailed from None
     return answers
 
 

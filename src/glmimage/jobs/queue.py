@@ -8,7 +8,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, update
 
@@ -17,6 +17,7 @@ from .database import Stamp, stamp, store_time
 from .errors import QueueFull
 from .records import Claim, Document, Job, NewJob, Prior, Stage
 from .schema import api_keys, jobs, key_clocks, payloads, priors
+from .statement import Statement
 
 # the columns of `Job`, in its order; the payload is joined where it is asked for
 JOB_COLUMNS = tuple(jobs.c[field.name] for field in fields(Job) if field.name in jobs.c)
@@ -37,8 +38,10 @@ def enqueue(connection: Connection, new: NewJob) -> tuple[Job, int]:
         length = order.queue_length(connection, new.endpoint)
         if length > new.max_queue_length:
             raise QueueFull(length, new.max_queue_length)
-    changed = stamp(connection)
-    values = new_row(connection, new, changed)
+    changed = stamp(connection, "work")
+    megapixels = new.num_images * new.width * new.height / 1e6
+    place = order.next_place(connection, new.api_key_id, new.priority, megapixels)
+    values = new_row(new, place, changed)
     values["state"] = "preparing" if new.needs_preparation else "queued"
     values["stage"] = values["open_stage"] = "prepare" if new.needs_preparation else "prior"
     values["queue"] = new.endpoint
@@ -47,10 +50,8 @@ def enqueue(connection: Connection, new: NewJob) -> tuple[Job, int]:
     return job, order.position_of(connection, new.endpoint, job.place, job.number)
 
 
-def new_row(connection: Connection, new: NewJob, changed: Stamp) -> dict[str, Any]:
+def new_row(new: NewJob, place: int, changed: Stamp) -> dict[str, Any]:
     """Return the columns of a new job, still without state and stage."""
-    megapixels = new.num_images * new.width * new.height / 1e6
-    place = order.next_place(connection, new.api_key_id, new.priority, megapixels)
     return {
         "id": new.id or str(uuid.uuid4()),
         "endpoint": new.endpoint,
@@ -98,40 +99,52 @@ def insert_job(
     connection: Connection, values: dict[str, Any], input: Document, result: Document | None
 ) -> Job:
     """Store a job's row and its payload."""
-    number = connection.execute(_INSERT, values).scalar_one()
-    connection.execute(_INSERT_PAYLOAD, {"job_id": values["id"], "input": input, "result": result})
+    number = _INSERT.scalar(connection, values)
+    _INSERT_PAYLOAD.all(connection, {"job_id": values["id"], "input": input, "result": result})
     row = [values[column.name] if column is not jobs.c.number else number for column in JOB_COLUMNS]
     return job_from(row, input, result)
 
 
-_INSERT = insert(jobs).returning(jobs.c.number)
-_INSERT_PAYLOAD = insert(payloads)
+_INSERT = Statement(insert(jobs).returning(jobs.c.number))
+_INSERT_PAYLOAD = Statement(insert(payloads))
 
 
 def get(connection: Connection, job_id: str) -> Job | None:
     """Return a job with its payload."""
-    row = connection.execute(_GET, {"id": job_id}).first()
-    return None if row is None else job_from(row, row.input, row.result)
+    row = _GET.first(connection, {"id": job_id})
+    return None if row is None else job_from(row, *row[len(JOB_COLUMNS) :])
 
 
-_GET = (
+_GET = Statement(
     select(*JOB_COLUMNS, payloads.c.input, payloads.c.result)
     .outerjoin(payloads, payloads.c.job_id == jobs.c.id)
     .where(jobs.c.id == bindparam("id"))
 )
 
 
-def has_work(connection: Connection, stages: Sequence[Stage]) -> bool:
-    """Say whether a job waits for one of the stages."""
-    return any(connection.execute(_ANY_OPEN, {"stage": stage}).first() for stage in stages)
+def has_work(
+    connection: Connection, stages: Sequence[Stage], model_revision: str | None = None
+) -> bool:
+    """Say whether a job waits for one of the stages, and for a worker of this revision."""
+    for stage in stages:
+        if model_revision is not None and stage == "decode":
+            values = {"stage": stage, "revision": model_revision}
+            found = _ANY_OF_REVISION.first(connection, values)
+        else:
+            found = _ANY_OPEN.first(connection, {"stage": stage})
+        if found is not None:
+            return True
+    return False
 
 
-_ANY_OPEN = (
+_IN_ORDER = (
     select(jobs.c.number)
     .where(jobs.c.open_stage == bindparam("stage"))
     .order_by(jobs.c.place, jobs.c.number)  # so that no planner reads the table instead
     .limit(1)
 )
+_ANY_OPEN = Statement(_IN_ORDER)
+_ANY_OF_REVISION = Statement(_IN_ORDER.where(jobs.c.model_revision == bindparam("revision")))
 
 
 def count_open(connection: Connection) -> dict[str, int]:
@@ -156,98 +169,55 @@ def claim(
 
     model_revision: of the worker; a job whose prior another revision has written is left alone.
     """
-    now = store_time(connection)
-    room = _room_of_limited_keys(connection)
-    found: list[Any] = []
-    for stage in stages:
-        found += _candidates(connection, stage, limit, now, model_revision, room)
-    chosen = _choose(sorted(found, key=lambda row: (row.place, row.number)), limit, room)
+    room = room_of_limited_keys(connection)
+    chosen = choose(connection, stages, limit, model_revision, room)
     if not chosen:
         return []
     changed = stamp(connection)
+    owner = {
+        "worker": worker_id,
+        "until": changed.now + lease_s,
+        "change": changed.change_number,
+    }
+    rows, inputs = [], []
+    for row in chosen:
+        take = _PREPARE if row.stage == "prepare" else _RUN
+        values = owner | {"taken": row.number}
+        if row.stage != "prepare":
+            values["now"] = changed.now
+        rows.append(take.first(connection, values))
+        inputs.append(_INPUT.scalar(connection, {"id": rows[-1][1]}))
     order.advance_clock(connection, [row.place for row in chosen])
-    claims = []
-    for preparing in (True, False):
-        rows = [row for row in chosen if (row.open_stage == "prepare") is preparing]
-        if rows:
-            claims += _take(connection, rows, worker_id, lease_s, changed, preparing=preparing)
-    return claims
+    leaving = [(row.queue, row.place) for row in chosen if row.stage != "prepare" and row.queue]
+    order.count_jobs(connection, leaving, -1)
+    return claims_from(connection, rows, inputs, worker_id)
 
 
-def _candidates(
+class Candidate(NamedTuple):
+    """A job that may be claimed."""
+
+    number: int
+    place: int
+    stage: Stage
+    queue: str | None
+    api_key_id: str | None
+
+
+def choose(
     connection: Connection,
-    stage: Stage,
+    stages: Sequence[Stage],
     limit: int,
-    now: float,
     model_revision: str | None,
     room: dict[str, int],
-) -> Sequence[Any]:
-    query = _OPEN
-    values: dict[str, Any] = {"stage": stage, "now": now, "limit": limit}
-    if model_revision is not None:
-        query, values["revision"] = _OPEN_FOR_REVISION, model_revision
-    full = {key for key, places in room.items() if places <= 0}
-    if not room:
-        return connection.execute(query, values).all()
-    # A key at its limit may fill the front of the queue: look a little further, then key by key.
-    window = values | {"limit": CLAIM_WINDOW}
-    rows = [row for row in connection.execute(query, window) if row.api_key_id not in full]
-    if len(rows) >= limit or not full:
-        return rows
-    keys = connection.execute(select(key_clocks.c.api_key_id).distinct()).scalars().all()
-    for key in keys:
-        if key not in full:
-            of_key = jobs.c.api_key_id == key if key else jobs.c.api_key_id.is_(None)
-            rows += connection.execute(query.where(of_key), values).all()
-    return list({row.number: row for row in rows}.values())
-
-
-_OPEN = (
-    select(*(jobs.c[name] for name in ("number", "place", "open_stage", "queue", "api_key_id")))
-    .where(
-        jobs.c.open_stage == bindparam("stage"),
-        or_(
-            jobs.c.start_deadline.is_(None),
-            jobs.c.started_at.is_not(None),
-            jobs.c.start_deadline > bindparam("now"),
-        ),
-    )
-    .order_by(jobs.c.place, jobs.c.number)
-    .limit(bindparam("limit"))
-    .with_for_update(skip_locked=True)
-)
-_OPEN_FOR_REVISION = _OPEN.where(
-    or_(jobs.c.model_revision.is_(None), jobs.c.model_revision == bindparam("revision"))
-)
-
-
-def _room_of_limited_keys(connection: Connection) -> dict[str, int]:
-    """Return how many more jobs may run, of each key with a limit; others may not claim now."""
-    limited = connection.execute(_LIMITED).all()
-    if not limited:
-        return {}
-    running = connection.execute(_RUNNING)
-    busy: dict[str | None, int] = {row[0]: row[1] for row in running}
-    return {key: concurrency - busy.get(key, 0) for key, concurrency in limited}
-
-
-_LIMITED = (
-    select(api_keys.c.id, api_keys.c.concurrency)
-    .where(api_keys.c.concurrency.is_not(None), api_keys.c.revoked_at.is_(None))
-    .order_by(api_keys.c.id)
-    .with_for_update()
-)
-_RUNNING = (
-    select(jobs.c.api_key_id, func.count())
-    .where(jobs.c.lease_until.is_not(None), jobs.c.state == "running")
-    .group_by(jobs.c.api_key_id)
-)
-
-
-def _choose(rows: Iterable[Any], limit: int, room: dict[str, int]) -> list[Any]:
-    chosen: list[Any] = []
+) -> list[Candidate]:
+    """Return the jobs to claim next, in order."""
+    now = store_time(connection)
+    found: list[Candidate] = []
+    for stage in stages:
+        found += _candidates(connection, stage, limit, now, model_revision, room)
+    chosen: list[Candidate] = []
     taken: Counter[str | None] = Counter()
-    for row in rows:
+    for row in sorted(found, key=lambda row: (row.place, row.number)):
         key = row.api_key_id
         if len(chosen) == limit:
             break
@@ -257,41 +227,90 @@ def _choose(rows: Iterable[Any], limit: int, room: dict[str, int]) -> list[Any]:
     return chosen
 
 
-def _take(
+def _candidates(
     connection: Connection,
-    rows: Sequence[Any],
-    worker_id: str,
-    lease_s: float,
-    changed: Stamp,
-    *,
-    preparing: bool,
+    stage: Stage,
+    limit: int,
+    now: float,
+    model_revision: str | None,
+    room: dict[str, int],
+) -> list[Candidate]:
+    query = _FRONT
+    values: dict[str, Any] = {"stage": stage, "now": now, "limit": limit}
+    if model_revision is not None and stage == "decode":
+        query, values["revision"] = _FRONT_OF_REVISION, model_revision
+    full = {key for key, places in room.items() if places <= 0}
+    if not room:
+        return [Candidate(*row) for row in query.all(connection, values)]
+    # A key at its limit may fill the front of the queue: look a little further, then key by key.
+    window = [Candidate(*row) for row in query.all(connection, values | {"limit": CLAIM_WINDOW})]
+    found = [row for row in window if row.api_key_id not in full]
+    if len(found) < limit and full and len(window) == CLAIM_WINDOW:
+        keys = connection.execute(select(key_clocks.c.api_key_id).distinct()).scalars().all()
+        for key in keys:
+            if key not in full:
+                of_key = jobs.c.api_key_id == key if key else jobs.c.api_key_id.is_(None)
+                rows = connection.execute(query.core.where(of_key), values)  # type: ignore[attr-defined]
+                found += [Candidate(*row) for row in rows]
+    return list({row.number: row for row in found}.values())
+
+
+def open_jobs(stage: Any, now: Any, revision: Any = None) -> Any:
+    """Select what may be claimed now, in order. revision: of the priors, for the decode stage."""
+    columns = (jobs.c[name] for name in ("number", "place", "open_stage", "queue", "api_key_id"))
+    in_time = (
+        jobs.c.start_deadline.is_(None),
+        jobs.c.started_at.is_not(None),
+        jobs.c.start_deadline > now,
+    )
+    query = select(*columns).where(jobs.c.open_stage == stage, or_(*in_time))
+    if revision is not None:
+        query = query.where(jobs.c.model_revision == revision)
+    return query.order_by(jobs.c.place, jobs.c.number)
+
+
+_BOUND: Any = [bindparam(name) for name in ("stage", "now", "revision")]
+_FRONT = Statement(open_jobs(*_BOUND[:2]).limit(bindparam("limit")))
+_FRONT_OF_REVISION = Statement(open_jobs(*_BOUND).limit(bindparam("limit")))
+
+
+def room_of_limited_keys(connection: Connection) -> dict[str, int]:
+    """Return how many more jobs may run, of each key with a limit; others may not claim now."""
+    limited = _LIMITED.all(connection, {})
+    if not limited:
+        return {}
+    busy: dict[str | None, int] = dict(_RUNNING.all(connection, {}))
+    return {key: concurrency - busy.get(key, 0) for key, concurrency in limited}
+
+
+_LIMITED = Statement(
+    select(api_keys.c.id, api_keys.c.concurrency)
+    .where(api_keys.c.concurrency.is_not(None), api_keys.c.revoked_at.is_(None))
+    .order_by(api_keys.c.id)
+    .with_for_update()
+)
+_RUNNING = Statement(
+    select(jobs.c.api_key_id, func.count())
+    .where(jobs.c.lease_until.is_not(None), jobs.c.state == "running")
+    .group_by(jobs.c.api_key_id)
+)
+
+
+def claims_from(
+    connection: Connection, rows: Sequence[Any], inputs: Sequence[Any], worker_id: str
 ) -> list[Claim]:
-    if not preparing:
-        order.count_jobs(connection, [(r.queue, r.place) for r in rows if r.queue], -1)
-    values = {
-        "numbers": [row.number for row in rows],
-        "worker": worker_id,
-        "until": changed.now + lease_s,
-        "now": changed.now,
-        "change": changed.change_number,
-    }
-    if preparing:
-        del values["now"]
-    taken = connection.execute(_PREPARE if preparing else _RUN, values).all()
-    ids = [row.id for row in taken]
-    inputs = connection.execute(_INPUTS, {"ids": ids})
-    input_of = {row.job_id: row.input for row in inputs}
-    written = read_priors(connection, [row.id for row in taken if row.stage == "decode"])
-    jobs_taken = [job_from(row, input_of.get(row.id), None) for row in taken]
+    """Return the claims to jobs that were taken, with their priors, in the order of the queue."""
+    taken = [job_from(row, input, None) for row, input in zip(rows, inputs, strict=True)]
+    written = read_priors(connection, [job.id for job in taken if job.stage == "decode"])
     return [
         Claim(job, worker_id, job.fence, job.attempt, tuple(written.get(job.id, ())))
-        for job in sorted(jobs_taken, key=lambda job: (job.place, job.number))
+        for job in sorted(taken, key=lambda job: (job.place, job.number))
     ]
 
 
-_PREPARE = (
+_TAKE = (
     update(jobs)
-    .where(jobs.c.number.in_(bindparam("numbers", expanding=True)))
+    .where(jobs.c.number == bindparam("taken"))
     .values(
         worker_id=bindparam("worker"),
         lease_until=bindparam("until"),
@@ -302,14 +321,15 @@ _PREPARE = (
     )
     .returning(*JOB_COLUMNS)
 )
-_RUN = _PREPARE.values(
-    state="running",
-    queue=None,
-    started_at=func.coalesce(jobs.c.started_at, bindparam("now", type_=jobs.c.started_at.type)),
+_PREPARE = Statement(_TAKE)
+_RUN = Statement(
+    _TAKE.values(
+        state="running",
+        queue=None,
+        started_at=func.coalesce(jobs.c.started_at, bindparam("now", type_=jobs.c.started_at.type)),
+    )
 )
-_INPUTS = select(payloads.c.job_id, payloads.c.input).where(
-    payloads.c.job_id.in_(bindparam("ids", expanding=True))
-)
+_INPUT = Statement(select(payloads.c.input).where(payloads.c.job_id == bindparam("id")))
 
 
 def read_priors(connection: Connection, job_ids: Sequence[str]) -> dict[str, list[Prior]]:

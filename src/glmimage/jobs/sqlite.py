@@ -21,8 +21,10 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
 
 from ..errors import GlmImageError
-from .database import Transaction
+from .database import Steps, Topic, Transaction
 from .errors import StoreUnavailable
+from .leases import finish
+from .queue import claim, enqueue
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,6 +58,8 @@ class _Task:
 
 class SqliteDatabase:
     """See `Database`."""
+
+    steps = Steps(enqueue, claim, finish)
 
     def __init__(self, path: Path) -> None:
         self._engine = _make_engine(path)
@@ -102,12 +106,12 @@ class SqliteDatabase:
         self._inbox.put(task)
         return await task.future
 
-    def moment(self) -> int:
+    def moment(self, topic: Topic) -> int:
         return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
 
-    async def wait(self, moment: int, timeout_s: float) -> bool:
+    async def wait(self, topic: Topic, moment: int, timeout_s: float) -> bool:
         started = time.monotonic()
-        while self.moment() == moment:
+        while self.moment(topic) == moment:
             waited = time.monotonic() - started
             if waited >= timeout_s:
                 return False
@@ -173,7 +177,8 @@ def _run_batch(connection: Connection, batch: list[_Task]) -> None:
             try:
                 task.result = task.work(connection)
             except Exception as error:
-                task.error = _unavailable(error) if isinstance(error, DBAPIError) else error
+                foreseen = isinstance(error, DBAPIError | sqlite3.Error)
+                task.error = _unavailable(error) if foreseen else error
                 raw.execute("ROLLBACK TO task")
             raw.execute("RELEASE task")
         raw.execute("COMMIT")

@@ -74,4 +74,3 @@ def _compile(core: Any, dialect: Dialect, values: Mapping[str, Any]) -> _Compile
         if convert is not None:
             processors.append((index, convert))
     return _Compiled(str(compiled), tuple(binds), tuple(processors))
-

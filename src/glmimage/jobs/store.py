@@ -20,7 +20,7 @@ from . import (
     reuse,
     roster,
 )
-from .database import Database, newest_change, open_database
+from .database import Database, Topic, newest_change, open_database
 from .records import (
     ApiKey,
     Beat,
@@ -74,7 +74,7 @@ class JobStore:
 
     async def enqueue(self, new: NewJob) -> tuple[Job, int]:
         """Queue a job; return it and its position; raise QueueFull."""
-        return await self._db.write(queue.enqueue, new)
+        return await self._db.write(self._db.steps.enqueue, new)
 
     async def insert_failed(self, new: NewJob, status: int, body: Document) -> Job:
         """Store a job that is refused; its webhook goes out all the same."""
@@ -139,7 +139,8 @@ class JobStore:
         model_revision: str | None = None,
     ) -> list[Claim]:
         """Take up to `limit` jobs from the front of the queue for `lease_s` seconds."""
-        return await self._db.write(queue.claim, worker_id, stages, limit, lease_s, model_revision)
+        claim = self._db.steps.claim
+        return await self._db.write(claim, worker_id, stages, limit, lease_s, model_revision)
 
     async def heartbeat(self, claims: Sequence[Claim], lease_s: float) -> Beat:
         """Extend leases; learn which jobs are lost and which to cancel."""
@@ -156,7 +157,7 @@ class JobStore:
     async def wait_for_cancel(self, worker_id: str, timeout_s: float) -> frozenset[str]:
         """Wait until jobs of a worker are to be cancelled, and return their ids; or none."""
         ids = partial(self._db.read, leases.cancelled_of, worker_id)
-        return await self._wait_until(ids, timeout_s)
+        return await self._wait_until("cancel", ids, timeout_s)
 
     async def prepared(
         self,
@@ -182,7 +183,7 @@ class JobStore:
         usage: Usage | None = None,
     ) -> Job:
         """End a job well, with files, usage and webhook, in one transaction; raise LeaseLost."""
-        return await self._db.write(leases.finish, claim, result, files, usage)
+        return await self._db.write(self._db.steps.finish, claim, result, files, usage)
 
     async def fail(self, claim: Claim, status: int, body: Document, retryable: bool = False) -> Job:
         """End a job with an error; a retryable one is queued again while attempts are left."""
@@ -196,9 +197,12 @@ class JobStore:
         """End a job whose cancelling was asked for."""
         return await self._db.write(leases.confirm_cancelled, claim)
 
-    async def wait_for_work(self, stages: Sequence[Stage], timeout_s: float) -> bool:
+    async def wait_for_work(
+        self, stages: Sequence[Stage], timeout_s: float, model_revision: str | None = None
+    ) -> bool:
         """Wait until a job of one of the stages may be claimed; False when none came."""
-        return await self._wait_until(partial(self._db.read, queue.has_work, stages), timeout_s)
+        has_work = partial(self._db.read, queue.has_work, stages, model_revision)
+        return await self._wait_until("work", has_work, timeout_s)
 
     # what keeps the queue in order; safe to call from any process at any time
 
@@ -239,18 +243,20 @@ class JobStore:
     async def wait_for_changes(self, number: int, timeout_s: float, limit: int = 1000) -> list[Job]:
         """Like `changes_since`, but wait for the first one; [] when none came."""
         changes = partial(self._db.read, feed.changes_since, number, limit)
-        return await self._wait_until(changes, timeout_s)
+        return await self._wait_until("change", changes, timeout_s)
 
-    async def _wait_until(self, ask: Callable[[], Awaitable[T]], timeout_s: float) -> T:
-        """Ask again after every write until the answer is not empty, or the time is up."""
+    async def _wait_until(
+        self, topic: Topic, ask: Callable[[], Awaitable[T]], timeout_s: float
+    ) -> T:
+        """Ask again after every write on a topic until there is an answer, or the time is up."""
         deadline = time.monotonic() + timeout_s
         while True:
-            moment = self._db.moment()
+            moment = self._db.moment(topic)
             answer = await ask()
             left = deadline - time.monotonic()
             if answer or left <= 0:
                 return answer
-            await self._db.wait(moment, min(left, SAFETY_POLL_S))
+            await self._db.wait(topic, moment, min(left, SAFETY_POLL_S))
 
     async def live_jobs(self) -> tuple[list[Job], int]:
         """Return the jobs that have not ended, and the change number to go on from."""

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 # 256 is BUCKETS_TOGETHER of the schema; a change of it needs a migration
 TOTALS = """
@@ -19,8 +19,7 @@ ON CONFLICT (queue, bucket, stripe) DO UPDATE SET num_jobs = queue_totals.num_jo
 CHANGES = {
     "INSERT": ADD.format(row="NEW", num_jobs="NEW.num_jobs"),
     "UPDATE": ADD.format(row="NEW", num_jobs="(NEW.num_jobs - OLD.num_jobs)"),
-    "DELETE": ADD.format(row="OLD", num_jobs="(-OLD.num_jobs)"),
-}
+}  # what is deleted sums up to nothing
 # The front of a queue is rewritten all the time: PostgreSQL's own rule, a fifth of the table,
 # would leave a claim to step over hundreds of thousands of dead rows.
 VACUUM = {
@@ -54,12 +53,10 @@ def upgrade() -> None:
     for event, change in CHANGES.items():
         name = f"queue_totals_{event.lower()}"
         if sqlite:
-            op.execute(
-                f"CREATE TRIGGER {name} AFTER {event} ON queue_counts BEGIN {change} END"
-            )
+            op.execute(f"CREATE TRIGGER {name} AFTER {event} ON queue_counts BEGIN {change} END")
         else:
             op.execute(
-                f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS "
+                f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS "
                 f"$$ BEGIN {change} RETURN NULL; END $$"
             )
             op.execute(
@@ -70,12 +67,3 @@ def upgrade() -> None:
     if not sqlite:
         for table, settings in VACUUM.items():
             op.execute(f"ALTER TABLE {table} SET ({settings})")
-
-
-def downgrade() -> None:
-    sqlite = op.get_bind().dialect.name == "sqlite"
-    for event in CHANGES:
-        name = f"queue_totals_{event.lower()}"
-        op.execute(f"DROP TRIGGER {name}" if sqlite else f"DROP FUNCTION {name} CASCADE")
-    op.drop_index("jobs_claim_of_revision", table_name="jobs")
-    op.drop_table("queue_totals")
