@@ -51,6 +51,10 @@ class Database(Protocol):
         """Wait until something is written after `moment`; False when nothing was."""
         ...
 
+    async def lead(self) -> bool:
+        """Hold the lock that one process has at a time, or try to get it."""
+        ...
+
     async def close(self) -> None: ...
 
 

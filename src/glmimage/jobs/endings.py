@@ -6,13 +6,13 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, or_, select, text, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from . import order
-from .database import Stamp, is_sqlite, stamp, store_time
+from .database import Stamp, stamp, store_time
 from .queue import JOB_COLUMNS, get, insert_job, job_from, new_row
 from .records import CancelAnswer, Document, Job, NewJob, State, Usage
-from .schema import jobs, logs, payloads, priors, webhooks
+from .schema import jobs, payloads, webhooks
 from .statement import Statement
 
 CANCELLED: Document = {"detail": "Request cancelled", "error_type": "client_cancelled"}
@@ -20,7 +20,6 @@ TIMED_OUT: Document = {"detail": "Request timed out", "error_type": "request_tim
 GAVE_UP = "The picture could not be made after {} attempts."
 LOST_WORKER = "The worker stopped answering."
 BATCH = 500
-HOUSEKEEPING_LOCK = 0x676C6D01
 
 
 def end(
@@ -311,58 +310,3 @@ def get_input(connection: Connection, job_id: str) -> Document | None:
         select(payloads.c.input).where(payloads.c.job_id == job_id)
     ).scalar()
     return found
-
-
-def delete_payload(connection: Connection, job_id: str) -> bool:
-    """Forget what was asked and answered, and what was written between; the job's row stays."""
-    known = connection.execute(select(jobs.c.number).where(jobs.c.id == job_id)).first()
-    for table in (payloads, priors, logs):
-        connection.execute(delete(table).where(table.c.job_id == job_id))
-    if known is not None:
-        connection.execute(
-            update(jobs)
-            .where(jobs.c.id == job_id)
-            .values(cache_key=None, change_number=stamp(connection).change_number)
-        )
-    return known is not None
-
-
-def purge_results(connection: Connection, before: float, unstored_before: float) -> int:
-    """Delete the payloads of jobs that ended before a time; another for those not to be stored."""
-    finished = jobs.c.finished_at
-    due = or_(finished < before, (finished < unstored_before) & jobs.c.store_io.is_(False))
-    ids = connection.execute(
-        select(jobs.c.id)
-        .join(payloads, payloads.c.job_id == jobs.c.id)
-        .where(finished.is_not(None), due)
-        .limit(BATCH)
-    ).scalars()
-    number = 0
-    for job_id in ids.all():
-        number += delete_payload(connection, job_id)
-    return number
-
-
-def purge_history(connection: Connection, before: float) -> int:
-    """Delete the rows of jobs that ended before a time, with all that belongs to them."""
-    ids = (
-        connection.execute(select(jobs.c.id).where(jobs.c.finished_at < before).limit(BATCH))
-        .scalars()
-        .all()
-    )
-    for table in (payloads, priors, logs):
-        connection.execute(delete(table).where(table.c.job_id.in_(ids)))
-    connection.execute(delete(jobs).where(jobs.c.id.in_(ids)))
-    return len(ids)
-
-
-def keep_order(connection: Connection, ageing_s: float) -> None:
-    """Free lost leases, expire deadlines, age the queue; in one place at a time."""
-    if not is_sqlite(connection):
-        query = text("SELECT pg_try_advisory_xact_lock(:name)")
-        if not connection.execute(query, {"name": HOUSEKEEPING_LOCK}).scalar_one():
-            return  # another process is at it
-    recover_leases(connection)
-    expire_starts(connection)
-    order.age_queue(connection, ageing_s)
-    order.drop_empty_buckets(connection)

@@ -27,9 +27,18 @@ T = TypeVar("T")
 
 CHANNEL = "glmimage"
 MIGRATION_LOCK = 0x676C6D00
+LEADER_LOCK = 0x676C6D03
+LEADER_TIMEOUT_S = 5.0
 POOL_SIZE = 8
 MAX_BATCH = 64
-SESSION = {"application_name": "glmimage", "jit": "off"}  # compiling takes longer than any query
+SESSION = {
+    "application_name": "glmimage",
+    "jit": "off",  # compiling takes longer than any query
+    # a machine that has vanished gives up its locks after half a minute
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "4",
+}
 NUM_TRIES = 5
 RECONNECT_S = 1.0
 # deadlock, serialisation failure: the other transaction has won, and this one may run again
@@ -47,6 +56,9 @@ class PostgresDatabase:
         self._written = {topic: asyncio.Event() for topic in self._moments}
         self._inbox: list[_Task] = []
         self._asked = asyncio.Event()
+        self._leader: asyncpg.Connection[Any] | None = None
+        self._leads = False
+        self._asking = asyncio.Lock()
         self._duties = (
             asyncio.create_task(self._listen(), name="store-listener"),
             asyncio.create_task(self._write_loop(), name="store-writer"),
@@ -104,7 +116,29 @@ class PostgresDatabase:
             return False
         return True
 
+    async def lead(self) -> bool:
+        """See Database; the lock is that of a session, which is asked whether it lives."""
+        async with self._asking:
+            try:
+                async with asyncio.timeout(LEADER_TIMEOUT_S):
+                    if self._leader is None or self._leader.is_closed():
+                        self._leads = False
+                        self._leader = await asyncpg.connect(self._dsn, server_settings=SESSION)
+                    query = "SELECT true" if self._leads else "SELECT pg_try_advisory_lock($1)"
+                    values = () if self._leads else (LEADER_LOCK,)
+                    self._leads = bool(await self._leader.fetchval(query, *values))
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                self._forget_leader()
+            return self._leads
+
+    def _forget_leader(self) -> None:
+        """Drop the session, and with it the lock."""
+        leader, self._leader, self._leads = self._leader, None, False
+        if leader is not None:
+            leader.terminate()
+
     async def close(self) -> None:
+        self._forget_leader()
         for duty in self._duties:
             duty.cancel()
         await asyncio.gather(*self._duties, return_exceptions=True)

@@ -157,6 +157,7 @@ jobs = Table(
         sqlite_where=text("lease_until IS NOT NULL"),
         postgresql_where=text("lease_until IS NOT NULL"),
     ),
+    Index("jobs_dead", "number", sqlite_where=text("dead"), postgresql_where=text("dead")),
     Index("jobs_change", "change_number"),
     Index("jobs_endpoint_finished", "endpoint", "finished_at"),
     Index("jobs_finished", "finished_at"),

@@ -7,6 +7,7 @@ is a savepoint of its own and fails alone. Readers have their own threads and ne
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import random
 import sqlite3
 import threading
@@ -70,6 +71,7 @@ class SqliteDatabase:
         self._readers = ThreadPoolExecutor(NUM_READERS, "store-reader")
         # only asked for data_version, which takes microseconds
         self._watch = sqlite3.connect(path, isolation_level=None)
+        self._leader = path.with_name(f"{path.name}-leader").open("ab")
         self._writer.start()
 
     @classmethod
@@ -119,7 +121,15 @@ class SqliteDatabase:
             await asyncio.sleep(min(pause, timeout_s - waited))
         return True
 
+    async def lead(self) -> bool:
+        try:
+            fcntl.flock(self._leader, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until this process ends
+        except OSError:
+            return False
+        return True
+
     async def close(self) -> None:
+        self._leader.close()
         self._inbox.put(None)
         await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._readers.shutdown)

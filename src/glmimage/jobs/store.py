@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from . import (
-    accounts,
     endings,
     feed,
-    file_index,
-    keys,
     leases,
+    listing,
     order,
-    outbox,
     queue,
-    reuse,
-    roster,
+    upkeep,
 )
-from .database import Database, Topic, newest_change, open_database
+from .database import Topic, newest_change, open_database
+from .ledger import Ledger
+from .listing import Listed
 from .records import (
-    ApiKey,
     Beat,
-    BillingEvent,
     CancelAnswer,
     Claim,
     Document,
@@ -36,9 +32,6 @@ from .records import (
     Prior,
     Stage,
     Usage,
-    UsageRow,
-    Webhook,
-    Worker,
 )
 
 T = TypeVar("T")
@@ -47,14 +40,11 @@ SAFETY_POLL_S = 1.0
 """How long a waiting caller trusts in being woken."""
 
 
-class JobStore:
+class JobStore(Ledger):
     """Keep jobs, keys, files, webhooks, usage and workers; see the modules beside this one.
 
     Belongs to the event loop it was opened in. Raises StoreUnavailable when the database fails.
     """
-
-    def __init__(self, database: Database) -> None:
-        self._db = database
 
     @classmethod
     async def open(cls, database_url: str, *, create: bool = True) -> JobStore:
@@ -114,7 +104,15 @@ class JobStore:
 
     async def delete_payload(self, job_id: str) -> bool:
         """Forget a job's input, result, priors and logs; False for an unknown job."""
-        return await self._db.write(endings.delete_payload, job_id)
+        return await self._db.write(upkeep.delete_payload, job_id)
+
+    async def list_jobs(self, state: Listed | None = None, **options: Any) -> list[Job]:
+        """Return jobs without their payloads; the arguments are those of listing.py."""
+        return await self._db.read(listing.list_jobs, state, **options)
+
+    async def purge_jobs(self, ids: Sequence[str]) -> list[str]:
+        """Delete jobs that have ended, at most 500, and let their files expire now."""
+        return await self._db.write(upkeep.purge_jobs, ids)
 
     async def purge_results(self, before: float, unstored_before: float | None = None) -> int:
         """Forget the payloads of jobs that ended before; return how many (at most 500 a call).
@@ -122,11 +120,11 @@ class JobStore:
         unstored_before: the same for jobs that came with store_io=False.
         """
         unstored = before if unstored_before is None else unstored_before
-        return await self._db.write(endings.purge_results, before, unstored)
+        return await self._db.write(upkeep.purge_results, before, unstored)
 
     async def purge_history(self, before: float) -> int:
         """Delete jobs that ended before; return how many (at most 500 a call)."""
-        return await self._db.write(endings.purge_history, before)
+        return await self._db.write(upkeep.purge_history, before)
 
     # the work
 
@@ -218,9 +216,16 @@ class JobStore:
         """Fail the jobs that were not begun before their deadline."""
         return await self._db.write(endings.expire_starts, now)
 
+    async def lead(self) -> bool:
+        """Try to be the one that does what is done in one place at a time; ask before each round.
+
+        Whoever leads does so until it closes the store, dies, or loses its connection.
+        """
+        return await self._db.lead()
+
     async def keep_order(self, ageing_s: float = order.AGEING_S) -> None:
-        """Do the three of them: leases, deadlines, ageing. Call it every second or so."""
-        await self._db.write(endings.keep_order, ageing_s)
+        """Do what a queue needs every second or so: leases, deadlines, lost revisions, ageing."""
+        await self._db.write(upkeep.keep_order, ageing_s)
 
     # what happens
 
@@ -261,136 +266,3 @@ class JobStore:
     async def live_jobs(self) -> tuple[list[Job], int]:
         """Return the jobs that have not ended, and the change number to go on from."""
         return await self._db.read(feed.live_jobs)
-
-    # keys
-
-    async def create_key(
-        self, name: str, concurrency: int | None = None, rate: float | None = None
-    ) -> tuple[str, ApiKey]:
-        """Make a key; its text is shown this once."""
-        return await self._db.write(keys.create_key, name, concurrency, rate)
-
-    async def find_key(self, text: str) -> ApiKey | None:
-        """Return the valid key with this text."""
-        return await self._db.read(keys.find_key, text)
-
-    async def list_keys(self) -> list[ApiKey]:
-        """Return all keys, revoked ones too."""
-        return await self._db.read(keys.list_keys)
-
-    async def revoke_key(self, id: str) -> bool:
-        """Make a key worthless; False when there is no valid one with this id."""
-        return await self._db.write(keys.revoke_key, id)
-
-    # files
-
-    async def add_file(self, record: FileRecord) -> None:
-        """Write down a file that is stored."""
-        await self._db.write(file_index.add_file, record)
-
-    async def get_file(self, id: str) -> FileRecord | None:
-        """Return a file's record, whether it has expired or not."""
-        return await self._db.read(file_index.get_file, id)
-
-    async def files_of(self, job_id: str) -> list[FileRecord]:
-        """Return the files a job has made."""
-        return await self._db.read(file_index.files_of, job_id)
-
-    async def known_paths(self, paths: Sequence[str]) -> set[str]:
-        """Return those of the paths that belong to a file."""
-        return await self._db.read(file_index.known_paths, paths)
-
-    async def expired_files(self, now: float, limit: int = 500) -> list[FileRecord]:
-        """Return files whose time is over, the oldest first."""
-        return await self._db.read(file_index.expired_files, now, limit)
-
-    async def set_file_acl(self, id: str, acl: Document | None, expires: float | None) -> bool:
-        """Change who may read a file and until when; False when there is none."""
-        return await self._db.write(file_index.set_file_acl, id, acl, expires)
-
-    async def delete_file_rows(self, ids: Sequence[str]) -> int:
-        """Forget files whose blobs are deleted."""
-        return await self._db.write(file_index.delete_file_rows, ids)
-
-    # webhooks
-
-    async def due_webhooks(self, now: float | None = None, limit: int = 50) -> list[Webhook]:
-        """Take deliveries that are due; nobody else gets them for three minutes."""
-        return await self._db.write(outbox.due_webhooks, now, limit)
-
-    async def next_webhook_at(self) -> float | None:
-        """Return when the next delivery is due."""
-        return await self._db.read(outbox.next_webhook_at)
-
-    async def webhook_delivered(self, id: str, status: int) -> None:
-        """Note that the receiver has taken a delivery."""
-        await self._db.write(outbox.webhook_delivered, id, status)
-
-    async def webhook_failed(
-        self, id: str, error: str, next_attempt: float | None, status: int | None = None
-    ) -> None:
-        """Note a failed attempt; without a next one it has failed for good."""
-        await self._db.write(outbox.webhook_failed, id, error, next_attempt, status)
-
-    async def list_webhooks(self, job_id: str | None = None, limit: int = 100) -> Sequence[Webhook]:
-        """Return deliveries, the newest first."""
-        return await self._db.read(outbox.list_webhooks, job_id, limit)
-
-    # accounts; their arguments are those of accounts.py
-
-    async def usage(self, *args: Any, **options: Any) -> list[UsageRow]:
-        """Sum up usage by endpoint and price, also by key or slices of time."""
-        return await self._db.read(accounts.usage, *args, **options)
-
-    async def billing_events(self, *args: Any, **options: Any) -> list[BillingEvent]:
-        """Return what single requests have cost, the newest first."""
-        return await self._db.read(accounts.billing_events, *args, **options)
-
-    async def requests(self, endpoint: str | None = None, **options: Any) -> list[Job]:
-        """Return jobs that have ended, the newest first."""
-        return await self._db.read(accounts.requests, endpoint, **options)
-
-    # what can be used again
-
-    async def find_cached_result(self, cache_key: str) -> Job | None:
-        """Return the newest finished job of an equal request that still has its result."""
-        return await self._db.read(reuse.find_cached_result, cache_key)
-
-    async def find_cached_prior(
-        self, prior_key: str, model_revision: str | None = None
-    ) -> tuple[Prior, ...]:
-        """Return the stored priors of an equal prompt, size, seed and references."""
-        return await self._db.read(reuse.find_cached_prior, prior_key, model_revision)
-
-    # workers
-
-    async def worker_seen(
-        self,
-        worker_id: str,
-        stages: Sequence[Stage] = ("prior", "decode"),
-        model: str = "",
-        model_revision: str = "",
-        *,
-        ready: bool = True,
-        started_at: float = 0.0,
-        info: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Note that a worker is alive, and whether its model is loaded."""
-        await self._db.write(
-            roster.worker_seen,
-            worker_id,
-            stages,
-            model,
-            model_revision,
-            ready=ready,
-            started_at=started_at,
-            info=info or {},
-        )
-
-    async def worker_gone(self, worker_id: str) -> None:
-        """Forget a worker that has stopped."""
-        await self._db.write(roster.worker_gone, worker_id)
-
-    async def live_workers(self, since: float) -> list[Worker]:
-        """Return the workers seen after a time."""
-        return await self._db.read(roster.live_workers, since)

@@ -16,6 +16,7 @@ from .services import Services
 log = logging.getLogger(__name__)
 
 ORDER_S = 1.0
+LOOK_S = 5.0
 EXPIRY_S = 30.0
 ORPHANS_S = 3600.0
 ORPHAN_AGE_S = 3600.0
@@ -26,7 +27,7 @@ BATCH = 500
 
 
 class Sweeper:
-    """Clean up in the background; harmless in several processes. removed: counted by kind."""
+    """Clean up in the background, in one process at a time. removed: counted by kind."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -98,8 +99,12 @@ class Sweeper:
 
     async def _repeat(self, every_s: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
+            led = False
             try:
-                await work()
+                led = await self._services.store.lead()
+                if led:
+                    await work()
             except (StoreUnavailable, FilesError) as error:
                 log.warning("Cleaning up is put off: %s", error)
-            await asyncio.sleep(every_s)
+            # who does not lead looks often, lest what is due every hour waits for another one
+            await asyncio.sleep(min(every_s, LOOK_S) if not led else every_s)

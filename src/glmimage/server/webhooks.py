@@ -28,7 +28,10 @@ STOP_S = 3.0
 
 
 class WebhookSender:
-    """Send what is due, in the background. outcomes: how many attempts ended how."""
+    """Send what is due, in the background, in one process at a time.
+
+    outcomes: how many attempts ended how.
+    """
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -79,9 +82,10 @@ class WebhookSender:
     async def _run(self) -> None:
         while True:
             try:
-                at = await self._services.store.next_webhook_at()
-                if at is not None and at <= time.time():
-                    await self.deliver_due()
+                if await self._services.store.lead():
+                    at = await self._services.store.next_webhook_at()
+                    if at is not None and at <= time.time():
+                        await self.deliver_due()
             except StoreUnavailable as error:
                 log.warning("Webhooks wait for the database: %s", error)
             await asyncio.sleep(POLL_S)

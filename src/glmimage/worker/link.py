@@ -209,12 +209,13 @@ class StoreLink:
             self._room.clear()
             return
         profile = self.profile
-        if not await self.store.wait_for_work(profile.stages, WAIT_S) or not self._room.is_set():
+        found = await self.store.wait_for_work(profile.stages, WAIT_S, profile.revision)
+        if not found or not self._room.is_set():
             return
         claims = await self.store.claim(
             profile.id, profile.stages, room, self.settings.lease_s, profile.revision
         )
-        if not claims:  # what waits is not for us: another revision's, or of a key at its limit
+        if not claims:  # another worker was quicker, or what waits is of a key at its limit
             await asyncio.sleep(0.1)
         for claim in claims:
             self._take(claim)
@@ -265,7 +266,7 @@ class StoreLink:
             self._send(job_id, "cancel")
 
     async def _keep_order(self) -> None:
-        await self.store.recover_leases()
+        await self.store.keep_order()
 
     def _note(self, job_id: str, message: str, fraction: float) -> None:
         self._entries.append((job_id, message, "INFO"))

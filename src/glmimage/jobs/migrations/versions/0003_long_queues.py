@@ -49,6 +49,10 @@ def upgrade() -> None:
         sqlite_where=where,
         postgresql_where=where,
     )
+    dead = sa.text("dead")
+    op.create_index(
+        "jobs_dead", "jobs", ["number"], unique=False, sqlite_where=dead, postgresql_where=dead
+    )
     sqlite = op.get_bind().dialect.name == "sqlite"
     for event, change in CHANGES.items():
         name = f"queue_totals_{event.lower()}"
