@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import re
-import time
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import InvalidRequest
+from .answers import AsJson, ask, day, moment, parse_since, print_table
 from .options import DataDir
 
 if TYPE_CHECKING:
-    from ..config import Settings
     from ..jobs import ApiKey, JobStore
-
-T = TypeVar("T")
 
 keys = typer.Typer(name="keys", help="Make, list and revoke API keys.", no_args_is_help=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 SLICES = {"hour": 3600.0, "day": 86400.0}
-UNITS = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
 @keys.command("create")
@@ -42,23 +33,23 @@ def create_key(
     """Make a key and print it; it is stored as a hash and cannot be shown again."""
     if not name.strip():
         raise InvalidRequest("A key needs a name.", field="name")
-    text, _ = _ask(data_dir, lambda store: store.create_key(name, concurrency, rate), create=True)
+    text, _ = ask(data_dir, lambda store: store.create_key(name, concurrency, rate), create=True)
     typer.echo(text)
 
 
 @keys.command("list")
 def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Show all keys, without their secrets."""
-    found = _ask(data_dir, lambda store: store.list_keys())
+    found = ask(data_dir, lambda store: store.list_keys())
     if as_json:
         typer.echo(json.dumps([_describe(key) for key in found], ensure_ascii=False))
         return
     rows = [("id", "name", "ends in", "made", "limits", "")]
     rows += [
-        (key.id, key.name, key.hint, _day(key.created_at), _limits(key), _revoked(key))
+        (key.id, key.name, key.hint, day(key.created_at), _limits(key), _revoked(key))
         for key in found
     ]
-    _print_table(rows)
+    print_table(rows)
 
 
 @keys.command("revoke")
@@ -67,7 +58,7 @@ def revoke_key(
     data_dir: DataDir = None,
 ) -> None:
     """Make a key worthless; a running server knows it within seconds."""
-    found = _ask(data_dir, lambda store: _revoke(store, key))
+    found = ask(data_dir, lambda store: _revoke(store, key))
     typer.echo(f"Revoked {found.id} ({found.name}).")
 
 
@@ -96,17 +87,17 @@ def usage(
     as_json: AsJson = False,
 ) -> None:
     """Show what was painted, in megapixels, and what it cost."""
-    start = _parse_since(since)
+    start = parse_since(since)
     if per is not None and per not in SLICES:
         raise InvalidRequest(f"--per is '{per}'; it must be hour or day.", field="per")
     slice_s = SLICES[per] if per else None
-    found, names = _ask(
+    found, names = ask(
         data_dir, lambda store: _sum_up(store, start, by_key=by_key, slice_s=slice_s)
     )
     lines = [
         {
             "endpoint": row.endpoint,
-            **({"from": _moment(row.start)} if per else {}),
+            **({"from": moment(row.start)} if per else {}),
             **({"key": names.get(row.api_key_id, "")} if by_key else {}),
             "requests": row.num_requests,
             "megapixels": round(row.megapixels, 3),
@@ -118,12 +109,12 @@ def usage(
     if as_json:
         typer.echo(json.dumps(lines, ensure_ascii=False))
     elif not lines:
-        typer.echo(f"Nothing was used since {_moment(start)}.")
+        typer.echo(f"Nothing was used since {moment(start)}.")
     else:
         heads = tuple(name.replace("_a_", "/") for name in lines[0])
         total = sum(row.cost for row in found)
-        _print_table([heads, *(tuple(str(value) for value in line.values()) for line in lines)])
-        typer.echo(f"Since {_moment(start)}: ${total:.2f}")
+        print_table([heads, *(tuple(str(value) for value in line.values()) for line in lines)])
+        typer.echo(f"Since {moment(start)}: ${total:.2f}")
 
 
 async def _sum_up(
@@ -133,44 +124,13 @@ async def _sum_up(
     return rows, {key.id: key.name for key in await store.list_keys()}
 
 
-def _ask(data_dir: Any, question: Callable[[JobStore], Awaitable[T]], *, create: bool = False) -> T:
-    from ..config import load_settings
-
-    return asyncio.run(_answer(load_settings(data_dir=data_dir), question, create))
-
-
-async def _answer(
-    settings: Settings, question: Callable[[JobStore], Awaitable[T]], create: bool
-) -> T:
-    from ..jobs import JobStore
-    from ..server.serving import make_data_folder
-
-    if create:
-        make_data_folder(settings.data_dir)
-    async with await JobStore.open(settings.store_url, create=create) as store:
-        return await question(store)
-
-
-def _parse_since(text: str) -> float:
-    span = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", text)
-    if span:
-        return time.time() - float(span[1]) * UNITS[span[2]]
-    try:
-        return datetime.fromisoformat(text).astimezone().timestamp()
-    except (ValueError, OverflowError):
-        raise InvalidRequest(
-            f"--since is '{text}'; it must be a date such as 2026-01-31, or a span such as 7d.",
-            field="since",
-        ) from None
-
-
 def _describe(key: ApiKey) -> dict[str, object]:
     return {
         "id": key.id,
         "name": key.name,
         "hint": key.hint,
-        "created": _moment(key.created_at),
-        "revoked": None if key.revoked_at is None else _moment(key.revoked_at),
+        "created": moment(key.created_at),
+        "revoked": None if key.revoked_at is None else moment(key.revoked_at),
         "concurrency": key.concurrency,
         "rate": key.rate,
     }
@@ -186,19 +146,4 @@ def _limits(key: ApiKey) -> str:
 
 
 def _revoked(key: ApiKey) -> str:
-    return "" if key.revoked_at is None else f"revoked {_day(key.revoked_at)}"
-
-
-def _day(at: float) -> str:
-    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d")
-
-
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        typer.echo("  ".join(cells).rstrip())
+    return "" if key.revoked_at is None else f"revoked {day(key.revoked_at)}"

@@ -13,6 +13,7 @@ from .accounts import keys, usage
 from .clients import env, execute
 from .evaluate import evaluation
 from .generate import generate, make_tiny
+from .jobs import jobs
 from .mcp import mcp
 from .service import serve, worker
 
@@ -48,6 +49,7 @@ app.command()(worker)
 app.command()(mcp)
 app.add_typer(keys)
 app.command()(usage)
+app.add_typer(jobs)
 app.add_typer(evaluation)
 app.command()(make_tiny)
 

@@ -110,6 +110,10 @@ class JobStore(Ledger):
         """Return jobs without their payloads; the arguments are those of listing.py."""
         return await self._db.read(listing.list_jobs, state, **options)
 
+    async def ended_before(self, before: float) -> list[str]:
+        """Return the ids of jobs that ended before, at most 500."""
+        return await self._db.read(upkeep.ended_before, before)
+
     async def purge_jobs(self, ids: Sequence[str]) -> list[str]:
         """Delete jobs that have ended, at most 500, and let their files expire now."""
         return await self._db.write(upkeep.purge_jobs, ids)

@@ -51,8 +51,13 @@ def purge_results(connection: Connection, before: float, unstored_before: float)
 
 def purge_history(connection: Connection, before: float) -> int:
     """Delete the rows of jobs that ended before a time, with all that belongs to them."""
+    return _delete_jobs(connection, ended_before(connection, before))
+
+
+def ended_before(connection: Connection, before: float) -> list[str]:
+    """Return the ids of jobs that ended before a time."""
     due = select(jobs.c.id).where(jobs.c.finished_at < before).limit(BATCH)
-    return _delete_jobs(connection, connection.execute(due).scalars().all())
+    return list(connection.execute(due).scalars())
 
 
 def purge_jobs(connection: Connection, ids: Sequence[str]) -> list[str]:
