@@ -1,6 +1,6 @@
 """The durable store and queue: jobs, keys, files, webhooks, usage, workers. No torch here."""
 
-from .errors import LeaseLost, QueueFull, StoreOutdated, StoreUnavailable
+from .errors import LeaseLost, QueueFull, StoreOutdated, StoreUnavailable, WrongState
 from .records import (
     ApiKey,
     Beat,
@@ -43,4 +43,5 @@ __all__ = [
     "UsageRow",
     "Webhook",
     "Worker",
+    "WrongState",
 ]

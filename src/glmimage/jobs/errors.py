@@ -3,6 +3,7 @@
 GlmImageError
 ├── QueueFull          more requests wait for the endpoint than the caller accepts
 ├── LeaseLost          another worker owns the job now, or it has ended
+├── WrongState         the job is ours, but not at a point where this may be done with it
 ├── StoreUnavailable   the database does not answer, is full or is locked for too long
 └── StoreOutdated      the database was written by a newer version of this package
 """
@@ -25,6 +26,10 @@ class QueueFull(GlmImageError):
 
 class LeaseLost(GlmImageError):
     code = "lease_lost"
+
+
+class WrongState(GlmImageError):
+    code = "wrong_state"
 
 
 class StoreUnavailable(GlmImageError):

@@ -9,10 +9,10 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from .database import Stamp, stamp, store_time
 from .endings import describe, end, give_up, put_back
-from .errors import LeaseLost
+from .errors import LeaseLost, WrongState
 from .feed import log
 from .queue import JOB_COLUMNS, job_from, pack_tokens
-from .records import Beat, Claim, Document, FileRecord, Job, Level, Prior, Usage
+from .records import Beat, Claim, Document, FileRecord, Job, Level, Prior, State, Usage
 from .schema import files, jobs, payloads, priors, usage
 from .statement import Statement
 
@@ -92,7 +92,7 @@ def prepared(
     prior_key: str | None = None,
 ) -> None:
     """Hand a prepared job to the workers: its final input, and the files of its references."""
-    owned(connection, claim)
+    owned(connection, claim, "preparing")
     connection.execute(
         update(payloads).where(payloads.c.job_id == claim.job.id).values(input=input)
     )
@@ -124,7 +124,7 @@ def save_priors(
     release: give the job back, for a worker of the decode stage. model_revision: only workers of
     the same one may go on with it.
     """
-    job = owned(connection, claim)
+    job = owned(connection, claim, "running")
     changed = stamp(connection, "work" if release else "change")
     store_priors(connection, job, written, model_revision, changed)
     values: dict[str, Any] = {
@@ -170,7 +170,7 @@ def finish(
     used: Usage | None,
 ) -> Job:
     """End a job well: its result, its files, what it costs and its webhook, or nothing at all."""
-    job, changed = owned(connection, claim), stamp(connection)
+    job, changed = owned(connection, claim, "running"), stamp(connection)
     for record in made:
         _ADD_FILE.all(connection, file_values(record))
     if used is not None:
@@ -225,12 +225,17 @@ def confirm_cancelled(connection: Connection, claim: Claim) -> Job:
     return end(connection, job, changed, state="cancelled")
 
 
-def owned(connection: Connection, claim: Claim) -> Job:
-    """Return the job as it is now; raise LeaseLost unless the claim still holds."""
+def owned(connection: Connection, claim: Claim, state: State | None = None) -> Job:
+    """Return the job as it is now; raise LeaseLost unless the claim still holds.
+
+    state: raise WrongState in any other.
+    """
     row = _OWNED.first(connection, {"id": claim.job.id})
     if row is not None:
         job = job_from(row)
         holds = job.worker_id == claim.worker_id and job.fence == claim.fence
         if holds and not job.ended:
+            if state is not None and job.state != state:
+                raise WrongState(f"Job {job.id} is {job.state}, and should be {state} for this.")
             return job
     raise LeaseLost(f"The lease on job {claim.job.id} is lost.")

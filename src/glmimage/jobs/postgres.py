@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from .database import Steps, Topic, Transaction
-from .errors import LeaseLost, QueueFull, StoreUnavailable
+from .errors import LeaseLost, QueueFull, StoreUnavailable, WrongState
 from .postgres_steps import claim, enqueue, finish
 from .records import NewJob
 
@@ -256,7 +256,7 @@ def _run_all(batch: Sequence[Callable[[Connection], Any]], connection: Connectio
     for work in batch:
         try:
             answers.append(work(connection))
-        except (LeaseLost, QueueFull) as error:  # said before anything is written
+        except (LeaseLost, QueueFull, WrongState) as error:  # said before anything is written
             answers.append(error)
         except DBAPIError as error:
             if error.connection_invalidated or _repeatable(error):

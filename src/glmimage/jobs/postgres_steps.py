@@ -298,7 +298,7 @@ def finish(
         file = leases.file_values(record)
         values |= {f"{name}_{number}": value for name, value in file.items()}
     row = connection.execute(_finish(len(made), used is not None), values).first()
-    if row is None:  # the lease is lost, or this job was never painted
+    if row is None:  # the lease is lost, or the job is not running: it says which
         return leases.finish(connection, claim, result, made, used)
     return job_from(row, None, result)
 
