@@ -1,5 +1,7 @@
 """What is asked all the time is answered from an index, also with a million jobs in the queue."""
 
+import re
+
 import pytest
 from sqlalchemy import event, text
 
@@ -24,8 +26,8 @@ INSERT INTO jobs (id, endpoint, surface, state, stage, priority, place, num_imag
 {numbers}
 SELECT 'job' || i, 'e', 'queue', CASE WHEN i % 10 > 0 THEN 'queued' ELSE 'done' END,
     CASE WHEN i % 100 = 1 THEN 'decode' ELSE 'prior' END,
-    CASE WHEN i % 10 = 1 THEN 'low' ELSE 'normal' END, i * 1024, 1, 512, 512, 0, i, i, 0, 3, 0,
-    {no}, {no}, {yes}, 0, 0, i, CASE WHEN i % 10 > 0 THEN 'e' END,
+    CASE WHEN i % 10 = 1 THEN 'low' ELSE 'normal' END, i * 1024, 1, 512, 512, 0, i, CASE WHEN i % 3 = 0 THEN 1e11 + i END,
+    0, 3, 0, {no}, {no}, {yes}, 0, 0, i, CASE WHEN i % 10 > 0 THEN 'e' END,
     CASE WHEN i % 100 = 1 THEN 'decode' WHEN i % 10 > 0 THEN 'prior' END,
     CASE WHEN i % 10000 = 0 THEN i END, CASE WHEN i % 10 = 0 THEN i END,
     CASE WHEN i % 100 = 1 THEN 'r' || i % 1000 END
@@ -98,8 +100,9 @@ def check(name, plans, *indexes):
     assert plans, name
     for plan in plans:
         assert any(index in plan for index in indexes), f"{name}:\n{plan}"
-        for scan in ("SCAN jobs", "Seq Scan on jobs", "Sort Key: jobs."):
-            assert scan not in plan, f"{name}:\n{plan}"
+        # the whole table read, or what was found put in order afterwards
+        for scan in (r"SCAN jobs$", "TEMP B-TREE", "Seq Scan on jobs", r"Sort Key: jobs\."):
+            assert not re.search(scan, plan, re.MULTILINE), f"{name}:\n{plan}"
 
 
 async def test_a_million_jobs_are_never_read_through(store, new_job):
@@ -113,5 +116,5 @@ async def test_a_million_jobs_are_never_read_through(store, new_job):
     check("claim", await store._db.write(plans_of, claim), "jobs_claim")
     enqueue = lambda c: steps.enqueue(c, new_job(endpoint="e"))  # noqa: E731
     check("enqueue", await store._db.write(plans_of, enqueue), "jobs_queue")
-    assert await store.position("job999999") == 899_999 - 4
+    assert await store.position("job999999") == 899_999 - 4 + 1  # the new one stands before it
     assert await store.queue_length("e") == 900_000 - 4 + 1
