@@ -27,7 +27,8 @@ INSERT INTO jobs (id, endpoint, surface, state, stage, priority, place, num_imag
 SELECT 'job' || i, 'e', 'queue', CASE WHEN i % 10 > 0 THEN 'queued' ELSE 'done' END,
     CASE WHEN i % 100 = 1 THEN 'decode' ELSE 'prior' END,
     CASE WHEN i % 10 = 1 THEN 'low' ELSE 'normal' END, i * 1024, 1, 512, 512, 0, i,
-    CASE WHEN i % 3 = 0 THEN 1e11 + i END, 0, 3, 0, {no}, {no}, {yes}, 0, 0, i, CASE WHEN i % 10 > 0 THEN 'e' END,
+    CASE WHEN i % 3 = 0 THEN 1e11 + i END, 0, 3, 0, {no}, {no}, {yes}, 0, 0, i,
+    CASE WHEN i % 10 > 0 THEN 'e' END,
     CASE WHEN i % 100 = 1 THEN 'decode' WHEN i % 10 > 0 THEN 'prior' END,
     CASE WHEN i % 10000 = 0 THEN i END, CASE WHEN i % 10 = 0 THEN i END,
     CASE WHEN i % 100 = 1 THEN 'r' || i % 1000 END
