@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from sqlalchemy import Connection, select, text
 
@@ -10,13 +10,12 @@ from .queue import JOB_COLUMNS, job_from
 from .records import Job, State
 from .schema import jobs
 
-Listed = State | Literal["dead"]
 LISTED: tuple[str, ...] = (*get_args(State), "dead")
 
 
 def list_jobs(
     connection: Connection,
-    state: Listed | None = None,
+    state: str | None = None,
     *,
     endpoint: str | None = None,
     api_key_id: str | None = None,
@@ -24,6 +23,7 @@ def list_jobs(
 ) -> list[Job]:
     """Return jobs without their payloads: what waits in order, everything else the newest first.
 
+    state: one of LISTED.
     dead: failed because no attempt was left, until it is retried or deleted.
     """
     query: Any = select(*JOB_COLUMNS)

@@ -18,7 +18,6 @@ from . import (
 )
 from .database import Topic, newest_change, open_database
 from .ledger import Ledger
-from .listing import Listed
 from .records import (
     Beat,
     CancelAnswer,
@@ -106,7 +105,7 @@ class JobStore(Ledger):
         """Forget a job's input, result, priors and logs; False for an unknown job."""
         return await self._db.write(upkeep.delete_payload, job_id)
 
-    async def list_jobs(self, state: Listed | None = None, **options: Any) -> list[Job]:
+    async def list_jobs(self, state: str | None = None, **options: Any) -> list[Job]:
         """Return jobs without their payloads; the arguments are those of listing.py."""
         return await self._db.read(listing.list_jobs, state, **options)
 
