@@ -18,7 +18,7 @@ from glmimage.server.openai.params import (
     ImageParams,
 )
 from glmimage.server.routing import FAL_HOSTS, PREFIXES, Route
-from glmimage.types import SIZE_PRESETS
+from glmimage.types import MAX_IMAGES, SIZE_PRESETS
 
 INTRODUCTION = """\
 # API
@@ -118,6 +118,16 @@ def _fields() -> Iterator[str]:
     yield ""
     yield "Unknown fields are ignored. A custom size has both sides 512 to 2048 px in steps of 32;"
     yield "a side that is left out is 512."
+    yield ""
+    yield (
+        "`text_check` and `best_of` are not fal's. With `text_check` each finished picture is read "
+        "(rapidocr, in the worker; `pip install 'glmimage[eval]'` there), and the answer has "
+        "`text_check`, an entry a picture: the prompt's words in quotes that were `found` and "
+        "those `missing`, `accuracy`, `similarity`, the picture's own `seed`. `best_of: n`, up to "
+        f"{MAX_IMAGES}, paints n pictures, picture k with `image_seed(seed, k)` and a prior of its "
+        "own, and returns the `num_images` in which most words were found, the best first; it "
+        "needs words in quotes. All n are charged. A prompt without quotes has nothing to read."
+    )
 
 
 def _branches(schema: dict[str, Any]) -> list[dict[str, Any]]:
