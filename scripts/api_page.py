@@ -125,8 +125,8 @@ def _fields() -> Iterator[str]:
         "`text_check`, an entry a picture: the prompt's words in quotes that were `found` and "
         "those `missing`, `accuracy`, `similarity`, the picture's own `seed`. `best_of: n`, up to "
         f"{MAX_IMAGES}, paints n pictures, picture k with `image_seed(seed, k)` and a prior of its "
-        "own, and returns the `num_images` in which most words were found, the best first; it "
-        "needs words in quotes. All n are charged. A prompt without quotes has nothing to read."
+        "own, and returns the `num_images` in which most words were found, the best first. "
+        "All n are charged. Below `num_images`, or without words in quotes, it changes nothing."
     )
 
 

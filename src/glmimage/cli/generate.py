@@ -30,7 +30,7 @@ from ..types import (
     parse_size,
 )
 from .options import Device, Dtype, Memory, Model
-from .verify import check_wish, choose, load_reader, sentence
+from .verify import choose, load_reader, sentence
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -118,7 +118,9 @@ def generate(
     width, height = _choose_size(size, width, height)
     reads = verify_text or best_of != 1
     if reads:
-        check_wish(prompt, num_images, best_of)
+        from ..evaluation.text_check import check_choice
+
+        check_choice(prompt, num_images, best_of, "--best-of")
     request = GenerationRequest(
         prompt,
         width,

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import InvalidRequest
-from ..quotes import get_glyph_texts
-from ..types import MAX_IMAGES, PictureReady
+from ..types import PictureReady
 
 if TYPE_CHECKING:
     from ..evaluation.judge import Reads
@@ -19,24 +17,6 @@ def load_reader() -> Reads:
     from ..evaluation.reading import Reader
 
     return Reader()
-
-
-def check_wish(prompt: str, num_images: int, best_of: int) -> None:
-    """Raise InvalidRequest for what cannot be read or chosen."""
-    if not 1 <= best_of <= MAX_IMAGES:
-        raise InvalidRequest(
-            f"--best-of is {best_of}; it must be between 1 and {MAX_IMAGES}.", field="best_of"
-        )
-    if 1 < best_of < num_images:
-        raise InvalidRequest(
-            f"--best-of is {best_of}, and --num-images {num_images}; it must be as many or more.",
-            field="best_of",
-        )
-    if not any(text.split() for text in get_glyph_texts(prompt)):
-        raise InvalidRequest(
-            "The prompt has no words in quotes to look for.",
-            hint="Put the words that should be written in the picture in quotes.",
-        )
 
 
 def choose(

@@ -8,7 +8,9 @@ from typing import Any
 
 from PIL import Image
 
+from ..errors import InvalidRequest
 from ..quotes import get_glyph_texts
+from ..types import MAX_IMAGES
 from .judge import Reads
 from .words import score_words
 
@@ -67,3 +69,25 @@ def choose_best(checks: Sequence[TextCheck], number: int) -> list[int]:
         return (-check.accuracy, -check.similarity, check.num_extra, index)
 
     return sorted(range(len(checks)), key=rank)[:number]
+
+
+def check_choice(prompt: str, num_images: int, best_of: int, name: str = "best_of") -> None:
+    """Raise InvalidRequest when there is nothing to read, or nothing to choose from.
+
+    name: what the caller knows `best_of` as.
+    """
+    if not 1 <= best_of <= MAX_IMAGES:
+        raise InvalidRequest(
+            f"{name} is {best_of}; it must be between 1 and {MAX_IMAGES}.", field="best_of"
+        )
+    if 1 < best_of < num_images:
+        raise InvalidRequest(
+            f"{name} is {best_of}, and {num_images} pictures are wanted; it must be as many or "
+            "more.",
+            field="best_of",
+        )
+    if not any(text.split() for text in get_glyph_texts(prompt)):
+        raise InvalidRequest(
+            "The prompt has no words in quotes to look for.",
+            hint="Put the words that should be written in the picture in quotes.",
+        )

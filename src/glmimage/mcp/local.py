@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..config import Settings
 from ..errors import GlmImageError, InvalidImage
+from ..evaluation.text_check import TextCheck, check_choice, check_text, choose_best
 from ..output import encode_picture
 from ..policy.errors import PolicyError
 from ..policy.fetch import fetch_public
@@ -31,7 +32,6 @@ from ..types import (
 from .painter import Painted, PaintingFailed, Progress, State, Wish
 
 if TYPE_CHECKING:
-    from ..evaluation.text_check import TextCheck
     from ..pipeline import Pipeline
 
 MAX_REMEMBERED = 50
@@ -62,6 +62,8 @@ class LocalPainter:
 
     async def submit(self, wish: Wish) -> str:
         try:
+            if wish.best_of > 1:
+                check_choice(wish.prompt, wish.num_images, wish.best_of)
             sources = [await _open(url, number) for number, url in enumerate(wish.images, 1)]
             asked = GenerationRequest(
                 wish.prompt,
@@ -171,8 +173,6 @@ class LocalPainter:
         pictures = [ready[index] for index in sorted(ready)]
         checks: list[TextCheck] = []
         if reader is not None:
-            from ..evaluation.text_check import check_text, choose_best
-
             checks = [check_text(one.image, asked.prompt, reader) for one in pictures]
             if request.wish.best_of > 1:
                 best = choose_best(checks, request.wish.num_images)

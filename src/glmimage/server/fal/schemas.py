@@ -15,7 +15,6 @@ from pydantic import (
     StrictStr,
     Tag,
     ValidationError,
-    ValidationInfo,
     field_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -156,29 +155,15 @@ class TextToImageInput(BaseModel):
         ge=1,
         le=MAX_IMAGES,
         description="Not fal's: paint so many pictures, read them, and return the num_images in "
-        "which most of the prompt's words in quotes were found. All that are painted are charged.",
+        "which most of the prompt's words in quotes were found. All that are painted are charged. "
+        "Below num_images, or without words in quotes, it changes nothing.",
     )
-
-    @field_validator("best_of")
-    @classmethod
-    def _best_of_can_choose(cls, value: int, info: ValidationInfo) -> int:
-        if value == 1 or "prompt" not in info.data or "num_images" not in info.data:
-            return value
-        if value < info.data["num_images"]:
-            raise PydanticCustomError(
-                "value_error", "Value error, best_of must be num_images or more"
-            )
-        if not any(text.split() for text in get_glyph_texts(info.data["prompt"])):
-            raise PydanticCustomError(
-                "value_error",
-                "Value error, best_of chooses by the words in quotes, and the prompt has none",
-            )
-        return value
 
     @property
     def num_candidates(self) -> int:
-        """Return how many pictures are painted."""
-        return max(self.num_images, self.best_of)
+        """Return how many pictures are painted: without words to choose by, none too many."""
+        has_words = any(text.split() for text in get_glyph_texts(self.prompt))
+        return max(self.num_images, self.best_of if has_words else 1)
 
     @property
     def checks_text(self) -> bool:
