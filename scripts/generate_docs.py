@@ -18,6 +18,7 @@ from performance import performance_page, read_results, readme_table
 
 from glmimage.cli import app
 from glmimage.config import PREFIX, Settings
+from glmimage.telemetry.catalogue import METRICS
 from glmimage.types import SIZE_PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,11 +95,21 @@ def readme() -> str:
     return _between("times", text, readme_table(read_results(RESULTS)))
 
 
-def _between(name: str, text: str, content: str) -> str:
+def operations() -> str:
+    """Put the table of metrics between its marks."""
+    rows = ["| metric | labels | from | |", "| --- | --- | --- | --- |"]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.exported_labels)
+        rows.append(_row(f"`{metric.name}`", labels, f"{metric.origin}", metric.text))
+    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    return _between("metrics", text, "\n".join(rows) + "\n", "docs/operations.md")
+
+
+def _between(name: str, text: str, content: str, page: str = "README.md") -> str:
     before, mark, rest = text.partition(f"<!-- {name} -->\n")
     _, end_mark, after = rest.partition(f"<!-- /{name} -->")
     if not mark or not end_mark:
-        raise SystemExit(f"README.md has lost its marks for {name}.")
+        raise SystemExit(f"{page} has lost its marks for {name}.")
     return before + mark + content + end_mark + after
 
 
@@ -115,6 +126,7 @@ def _picture() -> str:
 PAGES = {
     "docs/api.md": lambda: api_page(NOTE),
     "docs/cli.md": command_page,
+    "docs/operations.md": operations,
     "docs/performance.md": lambda: performance_page(NOTE, read_results(RESULTS)),
     "README.md": readme,
 }

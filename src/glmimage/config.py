@@ -80,6 +80,22 @@ class Settings(BaseSettings):
         30.0, ge=0, description="seconds that work in hand gets when the service stops"
     )
 
+    # what it says of itself
+    log_format: Literal["human", "json"] = Field("human", description="form of the log lines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="from which weight on lines are written; debug shows every poll"
+    )
+    log_prompts: bool = Field(False, description="write prompts into the log")
+    traces_url: str | None = Field(
+        None,
+        description="where OpenTelemetry traces go: http://COLLECTOR:4318 or file:///PATH; needs "
+        "the extra `otel`",
+    )
+    health_file: Path | None = Field(
+        None,
+        description="a file that a worker touches every two seconds while it works; for probes",
+    )
+
     # the workers
     worker_jobs: int = Field(
         4, ge=1, le=256, description="requests that a worker takes in hand at once"
@@ -215,6 +231,13 @@ class Settings(BaseSettings):
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("it must begin with http:// or https://")
         return value.rstrip("/") if value else None
+
+    @field_validator("traces_url")
+    @classmethod
+    def _traces_have_an_address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://", "file:///")):
+            raise ValueError("it must begin with http://, https:// or file:///")
+        return value
 
     @property
     def store_url(self) -> str:

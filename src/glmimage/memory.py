@@ -256,6 +256,19 @@ def free_bytes(device: torch.device) -> int:
     return min(amounts)
 
 
+def gpu_memory(device: torch.device) -> dict[str, int]:
+    """Return bytes of a CUDA device: total, free, and what this process holds; else nothing."""
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "total": total,
+        "free": free,
+        "reserved": torch.cuda.memory_reserved(device),
+        "allocated": torch.cuda.memory_allocated(device),
+    }
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for the device, so that an event is not told before it happened."""
     if device.type == "cuda":

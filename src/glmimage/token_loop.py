@@ -11,6 +11,7 @@ position never changes, so guesses settle, and the tokens are the same in either
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -89,6 +90,7 @@ class TokenLoop:
         self.sampling, self._suppress = stage.sampling, stage.suppress
         self.num_slots, self.kv_tokens = num_slots, kv_tokens
         self.rows: dict[tuple[str, int], _Row] = {}
+        self.gains: Counter[int] = Counter()  # tokens that rows gained in a pass, how often
         self.free_slots: list[int] = []
         self._cache: KVCache | None = None
         self._tokens = self._positions = torch.empty(0)
@@ -156,6 +158,7 @@ class TokenLoop:
                 self._write_tokens(rows)
             else:
                 self._write_windows(self._packed, rows)
+        self.gains.update(row.num_tokens - count for row, count in zip(rows, before, strict=True))
         events = [
             event
             for row, count in zip(rows, before, strict=True)

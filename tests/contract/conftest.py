@@ -2,9 +2,6 @@
 
 import asyncio
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -12,7 +9,6 @@ import pytest
 from glmimage.jobs import JobStore, NewJob
 from glmimage.jobs.schema import metadata
 
-ROOT = Path(__file__).parents[2]
 ENDPOINT = "fal-ai/glm-image"
 
 
@@ -27,26 +23,6 @@ def sqlite_template(tmp_path_factory):
     path = tmp_path_factory.mktemp("template") / "store.sqlite3"
     asyncio.run(_create(f"sqlite:///{path}"))
     return path
-
-
-@pytest.fixture(scope="session")
-def postgres_address():
-    """Start a server for the whole run; its databases are made and dropped by the tests."""
-    server = subprocess.Popen(
-        [sys.executable, ROOT / "scripts" / "postgres_server.py", "--no-fsync"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    address = server.stdout.readline().strip()
-    if not address:
-        error = server.communicate()[1].strip()
-        assert server.returncode == 3, error
-        pytest.skip(error)
-    yield address
-    server.communicate("")
-    assert server.returncode == 0
 
 
 @pytest.fixture(scope="session")

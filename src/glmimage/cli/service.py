@@ -43,6 +43,7 @@ def serve(
 ) -> None:
     """Serve fal's API for GLM-Image: http and https, with a worker beside it."""
     from ..config import PREFIX, load_settings
+    from ..telemetry.logs import set_up_logging
 
     settings = load_settings(
         host=host,
@@ -59,7 +60,7 @@ def serve(
     # the worker reads the same settings, options included
     for name in ("data_dir", "model", "device", "dtype", "memory"):
         os.environ[PREFIX + name.upper()] = str(getattr(settings, name))
-    _set_up_logging()
+    set_up_logging(settings.log_format, settings.log_level)
     from ..server.process import Callbacks, run_service
 
     command = [sys.executable, "-m", "glmimage", "worker", "--until-stdin-closes"]
@@ -82,6 +83,7 @@ def worker(
 ) -> None:
     """Work on requests that a server with the same settings has queued."""
     from ..config import load_settings
+    from ..telemetry.logs import set_up_logging
 
     settings = load_settings(
         data_dir=data_dir, model=model, device=device, dtype=dtype, memory=memory
@@ -90,7 +92,7 @@ def worker(
     chosen = tuple(stage for stage in STAGES if stage in named)
     if not set(named) <= set(STAGES):
         raise InvalidSettings(f"--stages is '{stages}'; it must be prior, decode or both.")
-    _set_up_logging()
+    set_up_logging(settings.log_format, settings.log_level)
     if until_stdin_closes:
         threading.Thread(target=_stop_with_parent, daemon=True).start()
     _run_worker(settings, chosen)
@@ -108,15 +110,6 @@ def _stop_with_parent() -> None:
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _set_up_logging() -> None:
-    import logging
-
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("glmimage").setLevel(logging.INFO)
 
 
 def _say_started(started: Started) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ..picture import make_pictures
 from ..stages import Stages
 from ..types import Event, Failed, GenerationRequest, PictureReady, PriorReady, Queued
+from .figures import Figures
 from .runner import Runner
 from .scheduler import Job, Limits, Scheduler, num_patches, row_length
 
@@ -58,6 +59,10 @@ class Engine:
             self.scheduler.add(Job(picture.key, length, patches))
         self._told.append(Queued(request_id))
         return request_id
+
+    def take_figures(self) -> Figures:
+        """Return what the engine has done since the last call."""
+        return self.runner.figures.take()
 
     def step(self) -> list[Event]:
         """Do one step of each stage that has work, and return what happened."""

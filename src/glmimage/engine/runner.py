@@ -17,6 +17,7 @@ from ..pipeline import encode_prompts, encode_references, paint
 from ..stages import Stages
 from ..token_loop import TokenLoop
 from ..types import Event, Failed, PictureReady
+from .figures import Figures
 from .scheduler import Key, Limits, Plan
 
 
@@ -36,6 +37,7 @@ class Runner:
     ) -> None:
         self.stages, self.limits = stages, limits
         self.pictures: dict[Key, Picture] = {}
+        self.figures = Figures()
         self._measured = measured
         self._loop: TokenLoop | None = None
         self._paintings: deque[_Painting] = deque()
@@ -93,13 +95,18 @@ class Runner:
         if self._loop is None or not self._loop.rows:
             return []
         started_s = time.perf_counter()
+        self._loop.gains.clear()
+        self.figures.rows[len(self._loop.rows)] += 1
         try:
             events = self._loop.step()
         except Exception:
             events = []
             for picture in [row.picture for row in self._loop.rows.values()]:
                 events += self._write_alone(self._loop, picture)
-        self._measured("prior", time.perf_counter() - started_s)
+        took_s = time.perf_counter() - started_s
+        self._measured("prior", took_s)
+        self.figures.worked("prior", took_s)
+        self.figures.gains.update(self._loop.gains)
         return events
 
     def _write_alone(self, loop: TokenLoop, picture: Picture) -> list[Event]:
@@ -137,10 +144,14 @@ class Runner:
             for picture in painting.pictures:
                 self._start([picture])
             return []
+        took_s = time.perf_counter() - started_s
         if all(isinstance(event, PictureReady) for event in events):
             self._paintings.popleft()
+            self.figures.worked("decode", took_s)
         else:
-            self._measured("decode", time.perf_counter() - started_s)
+            self._measured("decode", took_s)
+            self.figures.worked("denoise", took_s)
+            self.figures.pictures[len(painting.pictures)] += 1
         return events
 
     def _fail(self, request_id: str, error: Exception) -> Failed:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 
 from . import order
 from .database import Stamp, stamp, store_time
+from .figures import count_lease_losses
 from .queue import JOB_COLUMNS, get, insert_job, job_from, new_row
 from .records import CancelAnswer, Document, Job, NewJob, State, Usage
 from .schema import jobs, payloads, webhooks
@@ -238,6 +239,7 @@ def _recover(connection: Connection, which: Any) -> list[Job]:
     ).all()
     if not rows:
         return []
+    count_lease_losses(connection, len(rows))
     recovered, changed = [], stamp(connection, "work")
     for job in map(job_from, rows):
         if job.cancel_requested:

@@ -7,6 +7,7 @@ from typing import Any
 
 from . import accounts, file_index, keys, outbox, reuse, roster
 from .database import Database
+from .figures import StoreFigures, file_figures, store_figures
 from .records import (
     ApiKey,
     BillingEvent,
@@ -128,6 +129,14 @@ class Ledger:
         return await self._db.read(reuse.find_cached_prior, prior_key, model_revision)
 
     # workers
+
+    async def figures(self) -> StoreFigures:
+        """Return numbers of the whole deployment, for metrics."""
+        return await self._db.read(store_figures)
+
+    async def file_figures(self) -> dict[str, tuple[int, int]]:
+        """Return (number, bytes) of the stored files by kind."""
+        return await self._db.read(file_figures)
 
     async def worker_seen(
         self,

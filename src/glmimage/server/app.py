@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,7 +21,9 @@ from ..errors import GlmImageError
 from ..files import FileStore
 from ..jobs import JobStore
 from ..policy.policy import Policy
+from ..telemetry.logs import about_request
 from . import health, metrics, platform, proxy
+from .access_log import note_answer
 from .background import Background
 from .cors import Cors
 from .fal import cdn, openapi, queue, realtime, run, storage, stream, tokens
@@ -76,6 +79,7 @@ class Application:
 
     def __init__(self, services: Services) -> None:
         self.services = services
+        metrics.count_ends(services)
         self._router = Router(ROUTES)
         self._cors = Cors(services.settings)
         self.sweeper = Sweeper(services)
@@ -86,6 +90,7 @@ class Application:
         """Run what goes on beside the requests."""
         background = Background(self.services, [follow_jobs, prepare_jobs])
         async with AsyncExitStack() as stack:
+            stack.callback(self.services.tracer.close)
             for part in (background, self.sweeper, self.webhooks):
                 part.start()
                 stack.push_async_callback(part.stop)
@@ -106,6 +111,8 @@ class Application:
             await send({"type": "http.response.start", "status": 204, "headers": preflight})
             await send({"type": "http.response.body", "body": b""})
             return
+        scope["request_id"] = str(uuid.uuid4())
+        about_request(scope["request_id"])
         reply = _Reply(scope, send, self._cors)
         try:
             response = await self._answer(scope, receive)
@@ -119,9 +126,10 @@ class Application:
                 log.exception("%s %s broke off", scope["method"], scope["path"])
                 raise
             await _refusal(scope, error)(reply.scope, receive, reply.send)
+        finally:
+            note_answer(self.services, scope, reply.status, reply.seconds)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
-        scope["request_id"] = str(uuid.uuid4())
         if proxy.is_proxy(scope):
             return await self._proxied(scope, receive)
         request = Request(scope, receive)
@@ -140,12 +148,13 @@ class Application:
             route = await self._route(request, scope["method"])
             return await cast(Handler, route.handler)(self.services, request)
         finally:
-            scope["request_id"] = inner["request_id"]
+            scope["request_id"], scope["surface"] = inner["request_id"], inner.get("surface")
 
     async def _route(self, connection: Request | WebSocket, method: str) -> Route:
         """Find the route and check the key, in the order that tells strangers nothing."""
         scope = connection.scope
         surface, path = locate(connection.headers.get("host", ""), scope["path"])
+        scope["surface"] = surface
         found = self._router.find(surface, method, path)
         route = found.route
         if route is None or route.needs_key:
@@ -157,6 +166,8 @@ class Application:
                 )
             raise WireError(404, {"detail": _not_found(surface, path)})
         scope["route"], scope["path_params"] = route, found.path_params
+        if "request_id" in found.path_params:
+            about_request(found.path_params["request_id"])
         return route
 
     async def _check_key(self, connection: Request | WebSocket, route: Route | None) -> None:
@@ -172,6 +183,7 @@ class Application:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["request_id"] = str(uuid.uuid4())
+        about_request(scope["request_id"])
         socket = WebSocket(scope, receive, send)
         try:
             route = await self._route(socket, "WEBSOCKET")
@@ -199,10 +211,14 @@ class _Reply:
         self.scope, self._send, self._cors = scope, send, cors
         self._head = scope["method"] == "HEAD"
         self.started = False
+        self.status = 0
+        self.seconds = 0.0
+        self._began = time.perf_counter()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.started = True
+            self.started, self.status = True, message["status"]
+            self.seconds = time.perf_counter() - self._began
             headers = [*message["headers"], *self._cors.headers(self.scope)]
             if not any(name == b"x-fal-request-id" for name, _ in headers):
                 headers.append((b"x-fal-request-id", self.scope["request_id"].encode()))

@@ -1,14 +1,25 @@
-"""Is the server up, and can it paint?"""
+"""Is this process up, and can the deployment paint?"""
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..files import FileMissing, FilesError
 from ..jobs import StoreUnavailable
 from .responses import JsonResponse
 from .routing import Route
 from .services import Services
+
+PROBE = "probe/none"
+"""A file that is never there: asking for it shows whether the file store answers."""
+CHECK_S = 5.0
+STAGES = ("prior", "decode")
+Check = Callable[[Services], Awaitable[str | None]]
 
 
 async def live(services: Services, request: Request) -> Response:
@@ -17,28 +28,76 @@ async def live(services: Services, request: Request) -> Response:
 
 
 async def ready(services: Services, request: Request) -> Response:
-    """Answer 200 when a worker is there and its model is loaded, else 503 with the reason."""
-    try:
-        workers = await services.capacity.workers()
-    except StoreUnavailable as error:
-        return _not_ready(f"The job store does not answer. {error}")
-    loaded = [worker for worker in workers if worker.ready]
-    if not workers:
-        return _not_ready("No worker is alive. Start one with `glmimage worker`.")
-    if not loaded:
-        return _not_ready("The workers are still loading the model.")
+    """Answer 200 when pictures can be made, else 503 with each reason why not.
+
+    ?of=gateway asks about this process and its stores only, for load balancers: requests may be
+    taken while no worker is there.
+    """
+    of = request.query_params.get("of", "deployment")
+    if of not in ("deployment", "gateway"):
+        return JsonResponse({"detail": "`of` must be deployment or gateway"}, 400)
+    checks: dict[str, Check] = {"database": _database, "files": _files}
+    if of == "deployment":
+        checks["workers"] = _workers
+    found = await asyncio.gather(*(_in_time(check, services) for check in checks.values()))
+    told = {name: reason or "ok" for name, reason in zip(checks, found, strict=True)}
+    reasons = [reason for reason in found if reason]
+    body: dict[str, Any] = {"status": "unavailable" if reasons else "ok", "checks": told}
+    if reasons:
+        body["reason"] = " ".join(reasons)
+        return JsonResponse(body, 503, {"Retry-After": "5"})
+    workers = [worker for worker in await services.capacity.workers() if worker.ready]
     return JsonResponse(
         {
-            "status": "ok",
-            "workers": len(loaded),
-            "models": sorted({worker.model for worker in loaded}),
+            **body,
+            "workers": len(workers),
+            "models": sorted({worker.model for worker in workers}),
             "queue_length": services.live.queue_length(),
         }
     )
 
 
-def _not_ready(reason: str) -> Response:
-    return JsonResponse({"status": "unavailable", "reason": reason}, 503, {"Retry-After": "5"})
+async def _in_time(check: Check, services: Services) -> str | None:
+    try:
+        return await asyncio.wait_for(check(services), CHECK_S)
+    except TimeoutError:
+        return f"{check.__name__.strip('_').capitalize()}: no answer within {CHECK_S:g} s."
+
+
+async def _database(services: Services) -> str | None:
+    try:
+        await services.store.next_webhook_at()
+    except StoreUnavailable as error:
+        return f"The job store does not answer. {error}"
+    return None
+
+
+async def _files(services: Services) -> str | None:
+    try:
+        await services.files.info(PROBE)
+    except FileMissing:
+        return None
+    except FilesError as error:
+        return f"The file store does not answer. {error}"
+    return None
+
+
+async def _workers(services: Services) -> str | None:
+    """Each stage needs a worker whose model is loaded."""
+    try:
+        workers = await services.capacity.workers()
+    except StoreUnavailable:
+        return None  # the check of the database says so
+    if not workers:
+        return "No worker is alive. Start one with `glmimage worker`."
+    missing = []
+    for stage in STAGES:
+        taking = [worker for worker in workers if stage in worker.stages]
+        if not taking:
+            missing.append(f"No worker takes the {stage} stage.")
+        elif not any(worker.ready for worker in taking):
+            missing.append("The workers are still loading the model.")
+    return " ".join(dict.fromkeys(missing)) or None
 
 
 ROUTES = [

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 from ..jobs import Job, JobStore, LogEntry
+from .open_jobs import OpenJobs
 
 MAX_ENDED = 5_000
 """Ended jobs that are remembered; older ones are asked from the store."""
 MAX_LOGS = 2_000
+NEWS_S = 60.0
+"""A job that ended earlier has been told of, even if it is not remembered."""
 FEED_WAIT_S = 5.0
 FEED_PAUSE_S = 0.003
 """Changes that come together are read together."""
@@ -30,6 +34,8 @@ class LiveJobs:
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._on_end: list[Callable[[Job], None]] = []
         self._loaded = asyncio.Event()
+        self._since = time.time()
+        self.open = OpenJobs()
 
     def on_end(self, listener: Callable[[Job], None]) -> None:
         """Call `listener` with every job that ends, once, wherever it was worked on."""
@@ -40,6 +46,7 @@ class LiveJobs:
         jobs, number = await self._store.live_jobs()
         self._live.clear()
         self._queues.clear()
+        self.open.clear()
         for job in jobs:
             self.put(job)
         self._wake_all()
@@ -55,8 +62,9 @@ class LiveJobs:
         """Wait until the jobs that were there at the start are known."""
         await self._loaded.wait()
 
-    def put(self, job: Job) -> None:
-        """Take over a job as it is now, unless something newer is known."""
+    def put(self, job: Job, *, news: bool = True) -> None:
+        """Take over a job as it is now, unless something newer is known; `news`: it may have ended
+        just now."""
         known = self._live.get(job.id) or self._ended.get(job.id)
         if known is not None:
             if known.change_number > job.change_number:
@@ -64,6 +72,7 @@ class LiveJobs:
             if known.change_number == job.change_number and known.state == job.state:
                 return
         self._leave_queue(self._live.get(job.id))
+        self.open.put(job)
         job = replace(job, input=None, result=None)
         if job.ended:
             self._live.pop(job.id, None)
@@ -71,7 +80,7 @@ class LiveJobs:
             self._ended.move_to_end(job.id)
             if len(self._ended) > MAX_ENDED:
                 self._ended.popitem(last=False)
-            if known is None or not known.ended:
+            if news and (known is None or not known.ended):
                 for listener in self._on_end:
                     listener(job)
         else:
@@ -89,7 +98,8 @@ class LiveJobs:
             return job
         job = await self._store.get(job_id)
         if job is not None and job.ended:
-            self.put(job)
+            ended = job.finished_at or 0.0
+            self.put(job, news=ended > max(self._since, time.time() - NEWS_S))
         return job
 
     def forget(self, job_id: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from contextlib import suppress
 
 from ..errors import GlmImageError
 from ..jobs import Claim, LeaseLost
 from ..policy.errors import ServiceUnavailable
+from ..telemetry.logs import while_about
 from .fal.errors import ModelError, content_policy_violation, detail_item
 from .fal.schemas import ImageToImageInput, validate
 from .references import fetch_missing
@@ -43,6 +45,17 @@ async def prepare_jobs(services: Services) -> None:
 
 
 async def _prepare(services: Services, claim: Claim) -> None:
+    """Prepare one job, with its time and its span."""
+    job, began = claim.job, time.monotonic()
+    with (
+        while_about(job.id, job.trace_context),
+        services.tracer.span("prepare", job.trace_context, attempt=claim.attempt),
+    ):
+        await _prepare_or_say_why(services, claim)
+    services.counters.meters.observe("glmimage_prepare_seconds", time.monotonic() - began)
+
+
+async def _prepare_or_say_why(services: Services, claim: Claim) -> None:
     """Prepare one job, or say why it cannot be; a job that is cancelled or lost is let go."""
     work = asyncio.create_task(_work(services, claim))
     beat = asyncio.create_task(_until_unwanted(services, claim))

@@ -8,6 +8,7 @@ from ..config import Settings
 from ..files import FileStore
 from ..jobs import JobStore
 from ..policy.policy import Policy
+from ..telemetry.tracing import Tracer, open_tracer
 from .addresses import Addresses
 from .auth import KeyRing
 from .capacity import Capacity
@@ -15,6 +16,7 @@ from .counters import Counters
 from .live_jobs import LiveJobs
 from .secret import load_secret
 from .signing import Signer
+from .stored_files import StoredFiles
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Services:
     live: LiveJobs = field(init=False)
     capacity: Capacity = field(init=False)
     signer: Signer = field(init=False, repr=False)
+    stored_files: StoredFiles = field(init=False)
+    tracer: Tracer = field(init=False)
     counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
@@ -40,5 +44,7 @@ class Services:
             ("live", live),
             ("capacity", Capacity(self.settings, self.store, live)),
             ("signer", Signer(secret)),
+            ("stored_files", StoredFiles(self.store)),
+            ("tracer", open_tracer(self.settings.traces_url, "glmimage-gateway")),
         ):
             object.__setattr__(self, name, part)

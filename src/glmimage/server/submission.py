@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
 import uuid
@@ -15,6 +16,7 @@ from starlette.requests import HTTPConnection
 
 from ..jobs import Job, NewJob, QueueFull
 from ..jobs.records import Surface
+from ..telemetry.logs import about_request
 from .capacity import queue_full, same_prompt
 from .fal.caller import Caller
 from .fal.errors import ModelError, RequestError, content_policy_violation
@@ -23,6 +25,7 @@ from .references import Reference, origin_of, resolve_now, shorten_urls
 from .reuse_keys import prior_key, result_key
 from .services import Services
 
+log = logging.getLogger(__name__)
 DIRECT: frozenset[str] = frozenset({"run", "stream", "realtime", "openai"})
 """Surfaces whose caller holds a connection open and does not wait in a queue."""
 MAX_STORED_FIELD = 2000
@@ -46,6 +49,7 @@ class Submission:
     webhook_url: str | None = None
     max_queue_length: int | None = None
     for_worker: Mapping[str, Any] = field(default_factory=dict)
+    trace_parent: str | None = None
 
 
 class Submitted(NamedTuple):
@@ -62,7 +66,8 @@ def submission_of(
     surface: Surface,
 ) -> Submission:
     """Build a submission from what every surface has at hand."""
-    return Submission(endpoint, body, caller, surface, origin_of(services, connection))
+    origin, parent = origin_of(services, connection), connection.headers.get("traceparent")
+    return Submission(endpoint, body, caller, surface, origin, trace_parent=parent)
 
 
 async def submit(services: Services, asked: Submission) -> Submitted:
@@ -70,10 +75,36 @@ async def submit(services: Services, asked: Submission) -> Submitted:
 
     Raise RequestError when the server cannot take any request now.
     """
+    job_id = str(uuid.uuid4())
+    values = {"endpoint": asked.endpoint, "surface": asked.surface, "request_id": job_id}
+    with services.tracer.span("submit", asked.trace_parent, "server", **values) as trace:
+        about_request(job_id, trace)
+        try:
+            taken = await _submit(services, replace(asked, trace_parent=trace), job_id)
+        except RequestError as error:
+            why = {"endpoint": asked.endpoint, "reason": str(error.body["error_type"])}
+            services.counters.meters.count("glmimage_requests_rejected_total", **why)
+            log.warning("Request not taken: %s", error.body["detail"])
+            raise
+    _log_taken(services, asked, taken)
+    return taken
+
+
+def _log_taken(services: Services, asked: Submission, taken: Submitted) -> None:
+    told = {"endpoint": asked.endpoint, "surface": asked.surface, "api_key_id": asked.caller.key_id}
+    if services.settings.log_prompts:
+        told["prompt"] = str(asked.body.get("prompt"))
+    job = taken.job
+    if job.ended:
+        log.info("Request answered at once: %s %s", job.state, job.error_type or "", extra=told)
+    else:
+        log.info("Request taken, %d ahead", taken.position, extra=told)
+
+
+async def _submit(services: Services, asked: Submission, job_id: str) -> Submitted:
     services.keys.count_request(asked.caller.key)
     if asked.surface in DIRECT:
         services.capacity.check_concurrency(asked.caller.key)
-    job_id = str(uuid.uuid4())
     try:
         valid = validate(asked.endpoint, asked.body)
         _check_prompt(services, valid)
@@ -129,6 +160,7 @@ def _common(services: Services, asked: Submission, job_id: str) -> NewJob:
         store_io=caller.store_io,
         max_attempts=services.settings.max_attempts if caller.retry else 1,
         surface=asked.surface,
+        trace_context=asked.trace_parent,
     )
 
 
@@ -180,7 +212,9 @@ async def _from_cache(
     if not (services.settings.result_cache and asked.caller.use_cache):
         return None
     found = await services.store.find_cached_result(new.cache_key)
-    if found is None or not await _files_live(services, found):
+    hit = found is not None and await _files_live(services, found)
+    services.counters.meters.count("glmimage_result_cache_total", outcome="hit" if hit else "miss")
+    if found is None or not hit:
         return None
     message = f"Answered from the stored pictures of request {found.id}; nothing was painted."
     return await _answer(services, new, found, "cache", message)

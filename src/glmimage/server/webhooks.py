@@ -12,6 +12,7 @@ import time
 from ..jobs import Job, StoreUnavailable, Webhook
 from ..policy.errors import AddressRefused, FetchFailed
 from ..policy.fetch import FetchLimits, post_public
+from ..telemetry.logs import while_about
 from .fal.render import webhook_body
 from .responses import to_json
 from .services import Services
@@ -92,7 +93,8 @@ class WebhookSender:
 
     async def _deliver(self, webhook: Webhook) -> None:
         try:
-            await self._attempt(webhook)
+            with while_about(webhook.job_id):
+                await self._attempt(webhook)
         except StoreUnavailable as error:
             # it is due again when its lease in the outbox is over
             log.warning("The outcome of webhook %s is not noted: %s", webhook.id, error)
@@ -105,7 +107,10 @@ class WebhookSender:
             return
         status: int | None = None
         try:
-            status = await self._post(webhook, job)
+            with self._services.tracer.span(
+                "webhook", job.trace_context, "client", attempt=webhook.attempts + 1
+            ):
+                status = await self._post(webhook, job)
         except AddressRefused as error:
             await self._fail(webhook, error.message, for_good=True)
         except FetchFailed as error:

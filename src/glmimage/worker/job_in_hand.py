@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import GlmImageError, InvalidRequest
 from ..evaluation.judge import Reads
 from ..files import FilesError
 from ..jobs import Claim, FileRecord, LeaseLost, Prior, StoreUnavailable, Usage
+from ..telemetry.logs import about_request
 from ..types import Failed, GenerationRequest, PictureReady
 from .outcome import (
     Encoded,
@@ -26,6 +27,7 @@ from .outcome import (
     finish_picture,
     reads_text,
 )
+from .report import StageDone
 from .token_count import count_tokens
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class JobInHand:
 
     a tuple of Prior       written by the engine; saved before anything that follows
     "release"              the decode stage is another worker's
+    StageDone              measured and traced
     PictureReady           checked and encoded; with the last one the job is finished
     Failed                 the job fails, or is tried again
     "cancel", "hand back"  the engine has let go of it, or will
@@ -63,6 +66,7 @@ class JobInHand:
 
     async def tend(self) -> None:
         """Work until the job has left our hands."""
+        about_request(self.claim.job.id, self.claim.job.trace_context)
         try:
             if not await self._begin():
                 return
@@ -89,7 +93,10 @@ class JobInHand:
         priors = claim.priors
         if not priors and claim.job.prior_key and self.link.settings.result_cache:
             priors = await store.find_cached_prior(claim.job.prior_key, self.link.profile.revision)
-            if len(priors) == claim.job.num_images:
+            hit = len(priors) == claim.job.num_images
+            outcome = "hit" if hit else "miss"
+            self.link.report.meters.count("glmimage_prior_cache_total", outcome=outcome)
+            if hit:
                 await self._save(priors, "decode" not in self.link.profile.stages)
                 await store.log(claim.job.id, "The prior of an equal request is used again.")
                 if "decode" not in self.link.profile.stages:
@@ -101,6 +108,9 @@ class JobInHand:
 
     async def _handle(self, item: object) -> bool:
         """Deal with one item; True when the job has left our hands."""
+        if isinstance(item, StageDone):
+            self._stage_done(item)
+            return False
         if isinstance(item, tuple):
             await self._save(item, "decode" not in self.link.profile.stages)
             return "decode" not in self.link.profile.stages
@@ -139,13 +149,17 @@ class JobInHand:
         keep = not (job.input or {}).get("sync_mode", False)
         records: list[FileRecord] = []
         try:
-            for picture in pictures if keep else ():
-                record = file_record(self.claim, picture, settings.output_lifetime_s, time.time())
-                records.append(record)
-                await self._put(record.path, picture.content)
+            with self._measured("store"):
+                for picture in pictures if keep else ():
+                    lifetime_s = settings.output_lifetime_s
+                    record = file_record(self.claim, picture, lifetime_s, time.time())
+                    records.append(record)
+                    await self._put(record.path, picture.content)
             await self.link.write_logs()
             result, used = self._result(pictures, records) | tokens, self._usage()
-            await self._leave(lambda: self.link.store.finish(self.claim, result, records, used))
+            with self.link.tracer.span("finish", job.trace_context):
+                await self._leave(lambda: self.link.store.finish(self.claim, result, records, used))
+            log.info("Finished in %.2f s", used.duration_s)
         except Exception:
             if not await self._has_finished():
                 for record in records:
@@ -168,6 +182,23 @@ class JobInHand:
         loop = asyncio.get_running_loop()
         counted = await loop.run_in_executor(_finishers, count_tokens, encoder, self._request)
         return {"tokens": counted}
+
+    @contextmanager
+    def _measured(self, stage: str) -> Iterator[None]:
+        """Measure and trace what is done within for the whole job."""
+        began = time.time()
+        with self.link.tracer.span(stage, self.claim.job.trace_context):
+            yield
+        meters = self.link.report.meters
+        meters.observe("glmimage_stage_seconds", time.time() - began, stage=stage)
+
+    def _stage_done(self, done: StageDone) -> None:
+        values = {"image_index": done.image_index}
+        context, meters = self.claim.job.trace_context, self.link.report.meters
+        self.link.tracer.record(done.stage, context, done.began, done.ended, values)
+        meters.observe("glmimage_stage_seconds", done.ended - done.began, stage=done.stage)
+        if done.stage == "decode":
+            meters.count("glmimage_pictures_total")
 
     async def _has_finished(self) -> bool:
         """Say whether our own finish was written although its answer was lost on the way."""

@@ -26,8 +26,10 @@ from ..evaluation.judge import Reads
 from ..files import FileStore, open_file_store
 from ..jobs import Claim, JobStore, Prior, Stage
 from ..policy.picture_check import PictureChecker
+from ..telemetry.tracing import Values, open_tracer
 from ..types import GenerationRequest
 from .job_in_hand import JobInHand
+from .report import Report
 
 if TYPE_CHECKING:
     from ..model.prompt import PromptEncoder
@@ -96,6 +98,8 @@ class StoreLink:
         self.checker = checker or PictureChecker(settings.nsfw_threshold)
         self.prompt_encoder: PromptEncoder | None = None
         self._reader: Reads | None = None
+        self.report = Report(self.checker)
+        self.tracer = open_tracer(settings.traces_url, "glmimage-worker")
         self.store: JobStore
         self.files: FileStore
         self.in_hand: dict[str, JobInHand] = {}
@@ -168,6 +172,8 @@ class StoreLink:
         self._begin_duty("cancel", self._watch_cancel, CANCEL_PAUSE_S)
         self._begin_duty("log", self.write_logs, LOG_EVERY_S)
         self._begin_duty("claim", self._claim, 0.0)
+        if self.settings.health_file is not None:  # whether the store answers or not
+            self._begin_duty("health", self._touch, SEEN_EVERY_S)
         self._begin_duty("order", self._keep_order, lease_s / 2)
 
     def _begin_duty(self, name: str, duty: Any, every_s: float) -> None:
@@ -197,10 +203,13 @@ class StoreLink:
             info={
                 **profile.info,
                 "num_jobs": len(self.in_hand),
-                "num_checked": self.checker.num_checked,
-                "num_flagged": self.checker.num_flagged,
+                "figures": self.report.snapshot(len(self.in_hand)),
             },
         )
+
+    async def _touch(self) -> None:
+        assert self.settings.health_file is not None
+        await asyncio.to_thread(self.settings.health_file.touch)
 
     async def _claim(self) -> None:
         await self._room.wait()
@@ -212,12 +221,16 @@ class StoreLink:
         found = await self.store.wait_for_work(profile.stages, WAIT_S, profile.revision)
         if not found or not self._room.is_set():
             return
+        began = time.time()
         claims = await self.store.claim(
             profile.id, profile.stages, room, self.settings.lease_s, profile.revision
         )
         if not claims:  # another worker was quicker, or what waits is of a key at its limit
             await asyncio.sleep(0.1)
         for claim in claims:
+            job = claim.job
+            values: Values = {"attempt": claim.attempt, "worker": profile.id, "stage": job.stage}
+            self.tracer.record("claim", job.trace_context, began, time.time(), values)
             self._take(claim)
 
     def _take(self, claim: Claim) -> None:
@@ -313,4 +326,7 @@ class StoreLink:
             await self.store.close()
         if hasattr(self, "files"):
             await self.files.close()
+        if self.settings.health_file is not None:
+            self.settings.health_file.unlink(missing_ok=True)
+        await asyncio.to_thread(self.tracer.close)
         return not pending

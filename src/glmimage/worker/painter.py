@@ -19,6 +19,7 @@ from ..types import (
     PriorReady,
 )
 from .link import Begin
+from .report import Report, StageDone
 
 PRIOR_SHARE = 0.3
 """Of a job's progress; the rest is denoise."""
@@ -32,6 +33,9 @@ class Link(Protocol):
 
     def send(self, job_id: str, item: object) -> None: ...
 
+    @property
+    def report(self) -> Report: ...
+
 
 @dataclass
 class _Progress:
@@ -42,6 +46,8 @@ class _Progress:
     saved: bool = False
     steps: dict[int, int] = field(default_factory=dict)
     denoise_started: float | None = None
+    began: float = field(default_factory=time.time)
+    painting_since: dict[int, float] = field(default_factory=dict)
 
     @property
     def num_steps(self) -> int:
@@ -61,6 +67,7 @@ class Painter:
     def __init__(self, engine: Engine, link: Link, *, paints: bool = True) -> None:
         self.engine, self.link, self.paints = engine, link, paints
         self.in_hand: dict[str, _Progress] = {}
+        self._step_began = time.time()
 
     def begin(self, message: Begin) -> None:
         """Take a job on."""
@@ -80,7 +87,9 @@ class Painter:
 
     def step(self) -> None:
         """Let the engine do one step, and pass its events on."""
+        self._step_began = time.time()
         events = self.engine.step()
+        self.link.report.take(self.engine.take_figures())
         for event in events:
             if event.request_id in self.in_hand:
                 self._handle(event)
@@ -112,9 +121,21 @@ class Painter:
             self._prior_ready(event, progress)
         elif isinstance(event, DenoiseStep):
             progress.steps[event.image_index] = event.step
+            progress.painting_since.setdefault(event.image_index, self._step_began)
             progress.denoise_started = progress.denoise_started or time.monotonic()
-        elif isinstance(event, PictureReady | Failed):
+        elif isinstance(event, PictureReady):
+            self._picture_ready(event, progress)
+        elif isinstance(event, Failed):
             self.link.send(job_id, event)
+
+    def _picture_ready(self, event: PictureReady, progress: _Progress) -> None:
+        """Pass the picture on, and how long it was denoised and decoded."""
+        now, index = time.time(), event.image_index
+        middle = now - event.timings.get("decode_s", 0.0)
+        began = min(middle, progress.painting_since.get(index, middle))
+        for stage, times in (("denoise", (began, middle)), ("decode", (middle, now))):
+            self.link.send(event.request_id, StageDone(stage, index, *times))
+        self.link.send(event.request_id, event)
 
     def _prior_progress(self, event: PriorProgress, progress: _Progress) -> None:
         progress.num_tokens[event.image_index] = (event.num_tokens, event.total_tokens)
@@ -127,6 +148,8 @@ class Painter:
     def _prior_ready(self, event: PriorReady, progress: _Progress) -> None:
         if progress.saved:
             return  # it came with the job
+        done = StageDone("prior", event.image_index, progress.began, time.time())
+        self.link.send(event.request_id, done)
         prior = Prior(event.image_index, event.large_grid, event.prior_token_ids)
         progress.priors[event.image_index] = prior
         if len(progress.priors) == progress.request.num_images:

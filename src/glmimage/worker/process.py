@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -82,12 +83,15 @@ class Worker:
         self._last_step = time.monotonic()
         stages, revision, info = _load(settings, profile.stages)
         from ..engine.engine import Engine
+        from ..memory import gpu_memory
 
         paints = "decode" in profile.stages
         self.painter = Painter(Engine(stages, paints=paints), link, paints=paints)
         link.checker.check(Image.new("RGB", (64, 64)))  # loaded now, and not with a first picture
         # one of its own: the painting thread's must not be used by two at once
         link.prompt_encoder = stages.checkpoint.load_prompt()
+        link.checker.num_checked = link.checker.num_flagged = 0
+        link.report.gpu_memory = partial(gpu_memory, stages.device)
         link.start_claiming(revision, info)
 
     def run(self) -> int:
