@@ -138,6 +138,7 @@ class Worker:
     since: float = 0.0
     version: int = 0
     alive: bool = True
+    position: int = -1
 
     def __post_init__(self) -> None:
         self.paints = "decode" in self.stages
@@ -243,8 +244,10 @@ class Cluster:
         self._counter = itertools.count()
         self._random = random.Random(seed)
         self.num_lost = self.num_failed = 0
-        self.idle = list(workers)
+        self.room: dict[tuple[str, ...], list[Worker]] = {}
         for worker in workers:
+            self.room.setdefault(worker.stages, [])
+            self._has_room(worker)
             self._die_some_day(worker)
 
     def run(self, arrivals: Iterator[Request]) -> list[Request]:
@@ -253,9 +256,8 @@ class Cluster:
         left = 0
         following = next(arrivals, None)
         while following is not None or left:
-            if following is not None and (
-                not self.events or following.arrived <= self.events[0][0]
-            ):
+            due = self.events[0][0] if self.events else math.inf
+            if following is not None and following.arrived <= due:
                 self.now = following.arrived
                 requests.append(following)
                 left += 1
@@ -272,12 +274,17 @@ class Cluster:
         heapq.heappush(self.events, (self.now + after_s, next(self._counter), kind, what))
 
     def _wake(self) -> None:
-        """Let workers with room claim; the one with the most of it first."""
-        stage_has_work = {stage: bool(heap) for stage, heap in self.line.waiting.items()}
-        for worker in [w for w in self.idle if any(stage_has_work[s] for s in w.stages)]:
+        """Let workers with room claim; which of them is first is chance, as it is for real."""
+        while True:
+            able = [
+                workers
+                for stages, workers in self.room.items()
+                if workers and any(self.line.waiting[stage] for stage in stages)
+            ]
+            if not able:
+                return
+            worker = self._random.choice(self._random.choice(able))
             self._change((worker, worker.version))
-            if not any(self.line.waiting[stage] for stage in worker.stages):
-                break
 
     def _change(self, what: tuple[Worker, int]) -> int:
         """Take a worker to now: what is ready leaves, what waits is claimed. Return the ended."""
@@ -296,7 +303,7 @@ class Cluster:
             request.attempt += 1
             worker.begin(request)
         self._settle(worker)
-        if not worker.paints and any(self.line.waiting["decode"]):
+        if not worker.paints and self.line.waiting["decode"]:
             self._wake()
         return ended
 
@@ -305,11 +312,20 @@ class Cluster:
         after_s = worker.plan()
         if after_s is not None:
             self._push(after_s, "change", (worker, worker.version))
-        room = len(worker.in_hand) < worker.jobs
-        if room and worker not in self.idle:
-            self.idle.append(worker)
-        elif not room and worker in self.idle:
-            self.idle.remove(worker)
+        self._has_room(worker)
+
+    def _has_room(self, worker: Worker) -> None:
+        """Put a worker among those that may claim, or take it away; both at once, however many."""
+        workers = self.room[worker.stages]
+        room = worker.alive and len(worker.in_hand) < worker.jobs
+        if room and worker.position < 0:
+            worker.position = len(workers)
+            workers.append(worker)
+        elif not room and worker.position >= 0:
+            last = workers.pop()
+            if last is not worker:
+                workers[worker.position], last.position = last, worker.position
+            worker.position = -1
 
     def _die_some_day(self, worker: Worker) -> None:
         if self.failures.mean_s:
@@ -318,8 +334,7 @@ class Cluster:
     def _death(self, worker: Worker) -> int:
         worker.advance(self.now)
         worker.alive, worker.version = False, worker.version + 1
-        if worker in self.idle:
-            self.idle.remove(worker)
+        self._has_room(worker)
         lost = list(worker.in_hand.values())
         self.num_lost += len(lost)
         worker.in_hand.clear()

@@ -83,11 +83,12 @@ def poisson(times: Times, rate: float, number: int, seed: int) -> Iterator[Reque
         yield Request(index, now, priority, key, times)
 
 
-def make_workers(num_prior: int, num_decode: int) -> list[Worker]:
+def make_workers(num_prior: int, num_decode: int, decode_jobs: int = 2) -> list[Worker]:
+    """Make workers of either stage with what deploy/ gives them; of both stages without prior."""
     if not num_prior:
         return [Worker(("prior", "decode"), 4, Limits()) for _ in range(num_decode)]
     return [Worker(("prior",), 8, Limits()) for _ in range(num_prior)] + [
-        Worker(("decode",), 2, Limits()) for _ in range(num_decode)
+        Worker(("decode",), decode_jobs, Limits()) for _ in range(num_decode)
     ]
 
 
@@ -135,19 +136,21 @@ def cases() -> Iterator[tuple[str, list[Worker], float, int, Failures]]:
     never = Failures()
     for count in (1, 10, 100, 1000):
         rate = 0.8 * count / (paint_s + prior_s)
-        number = min(1_000_000, 20_000 * count)
+        number = 30_000
         yield f"{count} workers of both stages, 80 %", make_workers(0, count), rate, number, never
     rate = 1_000_000 / DAY_S
     for slack in (0.7, 0.85, 0.95):
         num_decode = round(rate * paint_s / slack)
         num_prior = max(1, round(rate * prior_s / 0.7))
         case = f"a million a day, {num_prior} prior and {num_decode} decode workers"
-        yield case, make_workers(num_prior, num_decode), rate, 1_000_000, never
+        yield case, make_workers(num_prior, num_decode), rate, 30_000, never
     num_decode, num_prior = round(rate * paint_s / 0.85), max(1, round(rate * prior_s / 0.7))
+    case = f"a million a day, {num_prior} prior and {num_decode} decode workers, one job each"
+    yield case, make_workers(num_prior, num_decode, 1), rate, 30_000, never
     for hours in (24, 2):
         case = f"the same with {num_decode} decode workers, each dies every {hours} h"
         failures = Failures(mean_s=hours * 3600.0)
-        yield case, make_workers(num_prior, num_decode), rate, 1_000_000, failures
+        yield case, make_workers(num_prior, num_decode), rate, 30_000, failures
 
 
 class Service:

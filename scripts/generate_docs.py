@@ -15,6 +15,7 @@ from typing import Any
 import typer
 from api_page import api_page
 from performance import performance_page, read_results, readme_table
+from sizing import sizing_table
 
 from glmimage.cli import app
 from glmimage.config import PREFIX, Settings
@@ -96,13 +97,14 @@ def readme() -> str:
 
 
 def operations() -> str:
-    """Put the table of metrics between its marks."""
+    """Put the table of metrics and that of the simulation between their marks."""
     rows = ["| metric | labels | from | |", "| --- | --- | --- | --- |"]
     for metric in METRICS:
         labels = ", ".join(f"`{label}`" for label in metric.exported_labels)
         rows.append(_row(f"`{metric.name}`", labels, f"{metric.origin}", metric.text))
     text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
-    return _between("metrics", text, "\n".join(rows) + "\n", "docs/operations.md")
+    text = _between("metrics", text, "\n".join(rows) + "\n", "docs/operations.md")
+    return _between("sizing", text, sizing_table(RESULTS), "docs/operations.md")
 
 
 def _between(name: str, text: str, content: str, page: str = "README.md") -> str:
