@@ -64,6 +64,8 @@ HEADERS = {
     "the pictures",
     "X-App-Fal-Disable-Fallback": "any value: no fallback for this request",
     "X-Glmimage-Cache": "`off`: paint, also when equal pictures are stored",
+    "X-Glmimage-Preview": "`on`: a small, soft first picture as soon as its layout is written; "
+    "read under `/platform/v1/models/requests/{request_id}/previews`, kept for an hour",
     "?fal_webhook=": "where the answer is posted to, signed; submit only",
     "?fal_max_queue_length=": "429 when more requests wait already; submit only",
 }

@@ -70,6 +70,11 @@ class Settings(BaseSettings):
     api_key: str | None = Field(
         None, description="what `exec` and `env` hand to clients; by default the first key made"
     )
+    operator_keys: str = Field(
+        "first",
+        description="keys, by name or id, that may see the queue, the workers and everybody's "
+        "usage and failures; separated by commas",
+    )
     secret: SecretStr | None = Field(
         None,
         description="signs tokens and upload addresses, the same on every server of a deployment; "

@@ -47,6 +47,8 @@ from .types import (
 
 PRIOR_STRIDE = 32
 """px a prior token."""
+PREVIEW_TOKENS = 8
+"""Tokens on a preview's longer side that stay apart when its latents are averaged."""
 
 
 @torch.inference_mode()
@@ -191,6 +193,41 @@ def generate(stages: Stages, pictures: Sequence[Picture]) -> Iterator[Event]:
         references = encode_references(stages.decode(), images[0])
         for picture in images:
             yield from paint(stages.decode(), [picture], references)
+
+
+@torch.inference_mode()
+def paint_preview(
+    stage: DecodeStage,
+    prompt: str,
+    seed: int,
+    grid: tuple[int, int],
+    prior_token_ids: Sequence[int],
+) -> Image.Image:
+    """Show soon what a grid of prior tokens will become: small and soft.
+
+    One pass from noise gives the mean of what could be painted, and no detail; latents are averaged
+    before they become pixels, about 256 on the longer side. Nothing of it reaches the picture.
+    """
+    height, width = grid[0] * PRIOR_STRIDE, grid[1] * PRIOR_STRIDE
+    scale, device = stage.vae.scale_factor, stage.device
+    shape = (stage.vae.latent_channels, height // scale, width // scale)
+    noise = RandomStream(seed).noise(shape)[None].to(device)
+    prior_ids = upsample_prior(torch.tensor(prior_token_ids), grid)[None].to(device)
+    painted = stage.dit.prepare(
+        _glyph_embeds(stage, prompt, 1),
+        prior_ids,
+        prior_drop=torch.zeros(1, dtype=torch.bool, device=device),
+        reference_cache=None,
+    )
+    schedule = make_schedule(1, height, width, stage.scheduler_config)
+    size = torch.tensor([[height, width]], device=device)
+    timesteps = schedule.model_timesteps[:, None].to(device)
+    (times,) = stage.dit.prepare_times(timesteps, size, torch.zeros_like(size))
+    velocity = stage.dit.velocity(noise, painted, times)
+    latents = euler_step(noise, velocity, *schedule.sigmas[:2])
+    pooled = torch.nn.functional.avg_pool2d(latents, max(2, max(grid) // PREVIEW_TOKENS))
+    (image,) = decode(stage, pooled)
+    return image
 
 
 class Pipeline:

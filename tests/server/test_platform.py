@@ -4,6 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from glmimage.jobs import FileRecord
+
 APP = "fal-ai/glm-image"
 EDIT = f"{APP}/image-to-image"
 V1 = "/platform/v1"
@@ -250,3 +252,37 @@ def test_times_with_and_without_an_offset(used):
     for start in (minute_ago.isoformat(), minute_ago.replace(tzinfo=None).isoformat()):
         assert get(used, "/models/requests/search", start=start)["results"]
         assert get(used, "/models/requests/search", end=start)["results"] == []
+
+
+def test_previews(used):
+    """Asked for by a header; the newest of each picture, and only with the request's own key."""
+    asked = used.submit("previews", headers={"x-glmimage-preview": "on"})
+    assert used.call(used.store.get(asked["request_id"])).input["preview"] is True
+    silent = used.submit("no previews")
+    assert "preview" not in used.call(used.store.get(silent["request_id"])).input
+    used.completed(asked["request_id"])
+
+    path = f"/models/requests/{asked['request_id']}/previews"
+    assert get(used, path) == {"previews": []}
+    for created, name in ((10, "preview-1.jpg"), (20, "preview-0.jpg"), (30, "preview-1.jpg")):
+        used.call(used.files.put(f"previews/{created}", b"jpeg"))
+        record = FileRecord(
+            id=f"preview-{created}",
+            path=f"previews/{created}",
+            content_type="image/jpeg",
+            size=4,
+            name=name,
+            created=created,
+            kind="preview",
+            job_id=asked["request_id"],
+        )
+        used.call(used.store.add_file(record))
+    first, second = get(used, path)["previews"]
+    assert (first["image_index"], second["image_index"]) == (0, 1)
+    assert "/preview-20/" in first["url"]
+    assert "/preview-30/" in second["url"]
+    assert used.stranger.get(second["url"]).content == b"jpeg"
+
+    text, _ = used.call(used.store.create_key("another"))
+    answer = used.stranger.get(f"{V1}{path}", headers={"authorization": f"Key {text}"})
+    assert answer.status_code == 404

@@ -176,3 +176,37 @@ def test_the_worker_reports_itself(service):
     assert worker.stages == ("prior", "decode")
     assert worker.model == service.settings.model
     assert worker.info["device"] == "cpu"
+
+
+def test_previews_are_for_those_who_ask(service):
+    job = service.wait(service.submit(num_images=2, input={"preview": True}))
+    previews = {f.name: f for f in service("files_of", job.id) if f.kind == "preview"}
+    assert sorted(previews) == ["preview-0.jpg", "preview-1.jpg"]
+    for record in previews.values():
+        assert pixels(service.file(record.id)).shape == (256, 256, 3)
+        assert record.expires - record.created == 3600
+    messages = service.messages(job.id)
+    assert messages.index("picture 1/2: preview") < messages.index("picture 1/2: step 1/2")
+
+    plain = service.wait(service.submit(seed=11))
+    unstored = service.wait(service.submit(seed=12, input={"preview": True, "sync_mode": True}))
+    for job in (plain, unstored):
+        assert not [f for f in service("files_of", job.id) if f.kind == "preview"]
+        assert not any("preview" in message for message in service.messages(job.id))
+
+
+def test_a_preview_changes_no_picture(service):
+    values = {"seed": 21, "num_images": 1}
+    seen = service.wait(service.submit(**values, input={"preview": True}))
+    blind = service.wait(service.submit(**values))
+    made = [service.file(job.result["images"][0]["file_id"]) for job in (seen, blind)]
+    assert made[0] == made[1]
+
+
+def test_a_flagged_preview_is_not_shown(service, judge):
+    judge.score_of_next = 1.0
+    try:
+        job = service.wait(service.submit(seed=31, input={"preview": True}))
+    finally:
+        judge.score_of_next = 0.0
+    assert not [f for f in service("files_of", job.id) if f.kind == "preview"]

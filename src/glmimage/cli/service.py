@@ -125,6 +125,9 @@ def _say_started(started: Started) -> None:
         lines.append(f"  key    {started.new_key}   (made now; kept in keys/first-key)")
     elif not serving.auth:
         lines.append("  key    none is asked for")
+    # the part behind # stays in the browser; it carries the key once, when it is made
+    key = f"#key={started.new_key}" if started.new_key is not None else ""
+    lines.append(f"  page   http://{serving.http}/{key}")
     lines += [
         "Scripts written for fal talk to it, unchanged, when they are started so:",
         "  glmimage exec -- python poster.py",

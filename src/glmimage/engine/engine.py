@@ -5,9 +5,19 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
+from PIL import Image
+
 from ..picture import make_pictures
 from ..stages import Stages
-from ..types import Event, Failed, GenerationRequest, PictureReady, PriorReady, Queued
+from ..types import (
+    Event,
+    Failed,
+    GenerationRequest,
+    PictureReady,
+    PriorReady,
+    Queued,
+    SmallGridReady,
+)
 from .figures import Figures
 from .runner import Runner
 from .scheduler import Job, Limits, Scheduler, num_patches, row_length
@@ -78,6 +88,16 @@ class Engine:
             if event.request_id not in self.scheduler:
                 self.runner.drop(event.request_id)
         return events
+
+    def preview(self, event: SmallGridReady | PriorReady) -> Image.Image | None:
+        """Paint a soft, small picture of the tokens an event carries: one pass, no guidance.
+
+        None when the request is gone, or the decoder is not in memory (`--memory staged`). It may
+        raise whatever painting may raise; the request itself is not touched.
+        """
+        grid = event.grid if isinstance(event, SmallGridReady) else event.large_grid
+        key = (event.request_id, event.image_index)
+        return self.runner.preview(key, grid, event.prior_token_ids)
 
     def abort(self, request_id: str) -> bool:
         """Forget a request and free all it holds, at once; False when there is no such request."""

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 
+from PIL import Image
+
 from ..errors import GlmImageError
 from ..memory import memory_errors
 from ..model.reference_cache import ReferenceCache
 from ..picture import Picture
-from ..pipeline import encode_prompts, encode_references, paint
+from ..pipeline import encode_prompts, encode_references, paint, paint_preview
 from ..stages import Stages
 from ..token_loop import TokenLoop
 from ..types import Event, Failed, PictureReady
@@ -67,6 +69,17 @@ class Runner:
         self._paintings = kept
         if self._references[0] == request_id:
             self._references = ("", None)
+
+    def preview(
+        self, key: Key, grid: tuple[int, int], prior_token_ids: Sequence[int]
+    ) -> Image.Image | None:
+        """Paint a preview of a grid; None where the decoder would have to be loaded for it."""
+        picture = self.pictures.get(key)
+        if picture is None or not self.stages.plan.resident:
+            return None
+        prompt, stage = picture.request.prompt, self.stages.decode()
+        with memory_errors():
+            return paint_preview(stage, prompt, picture.seed, grid, prior_token_ids)
 
     def _admit(self, request_id: str, pictures: list[Picture]) -> list[Event]:
         """Encode a request's prompt once, and let its pictures into the token loop."""

@@ -22,6 +22,8 @@ Surface = Literal["queue", "run", "stream", "realtime", "openai"]
 Level = Literal["DEBUG", "INFO", "WARN", "ERROR"]
 CancelAnswer = Literal["requested", "done", "missing"]
 
+PREVIEW_FIELD = "preview"
+"""Of a job's input: true when its caller asked for previews."""
 ENDED: frozenset[str] = frozenset({"done", "failed", "cancelled"})
 WAITING: frozenset[str] = frozenset({"preparing", "queued"})
 Document = dict[str, Any]
@@ -174,7 +176,10 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """Describe a stored file. size: bytes. kind: "output", "upload", "reference". owner: a key."""
+    """Describe a stored file.
+
+    size: bytes. kind: "output", "upload", "reference", "preview"; owner: a key.
+    """
 
     id: str
     path: str
@@ -187,6 +192,16 @@ class FileRecord:
     owner: str | None = None
     kind: str = "output"
     job_id: str | None = None
+
+
+def preview_name(image_index: int) -> str:
+    """Return the file name of a picture's preview; `preview_index` reads it."""
+    return f"preview-{image_index}.jpg"
+
+
+def preview_index(name: str) -> int:
+    """Return whose preview a file is, from its name."""
+    return int(name.removeprefix("preview-").removesuffix(".jpg"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from ..files import FileStore
 from ..jobs import JobStore
 from ..policy.policy import Policy
 from ..telemetry.logs import about_request
-from . import health, metrics, platform, proxy
+from . import health, metrics, operator, platform, proxy
 from .access_log import note_answer
 from .background import Background
 from .cors import Cors
@@ -31,6 +31,7 @@ from .fal.errors import RequestError, WireError
 from .fal.tokens import key_of_token
 from .openai import errors as openai_errors
 from .openai import images, models, zai
+from .playground import files as playground
 from .preparation import prepare_jobs
 from .responses import error_response
 from .routing import Handler, Route, Router, SocketHandler, locate
@@ -54,6 +55,8 @@ ROUTES: list[Route] = [
     *models.ROUTES,
     *zai.ROUTES,
     *platform.ROUTES,
+    *operator.ROUTES,
+    *playground.ROUTES,
     *health.ROUTES,
     *metrics.ROUTES,
 ]

@@ -12,7 +12,8 @@ REQUEST_HEADERS = (
     "authorization, content-type, accept, x-fal-target-url, x-fal-queue-priority, "
     "x-fal-runner-hint, x-fal-request-timeout, x-fal-request-start-timeout, "
     "x-fal-object-lifecycle, x-fal-object-lifecycle-preference, x-fal-store-io, x-fal-no-retry, "
-    "x-fal-file-name, x-app-fal-disable-fallback, x-glmimage-cache"
+    "x-fal-file-name, x-app-fal-disable-fallback, x-glmimage-cache, "
+    "x-glmimage-preview"
 )
 EXPOSED_HEADERS = (
     "x-fal-request-id, x-fal-request-timeout-type, x-fal-error-type, x-fal-retryable, "

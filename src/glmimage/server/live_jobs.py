@@ -115,6 +115,10 @@ class LiveJobs:
             return index
         return await self._store.position(job.id) or 0
 
+    def jobs(self) -> list[Job]:
+        """Return all jobs that have not ended, those in work first, then in the queue's order."""
+        return sorted(self._live.values(), key=lambda job: (job.waiting, job.place, job.number))
+
     def queue_length(self, endpoint: str | None = None) -> int:
         """Return how many requests wait, of one endpoint or of all."""
         if endpoint is not None:

@@ -5,6 +5,7 @@ A key sees what was asked for with it; without keys, everything is everybody's.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from starlette.responses import Response
 
 from ..files import FilesError
 from ..jobs import Job
+from ..jobs.records import preview_index
 from . import query
 from .body import read_input
 from .fal import openapi
@@ -166,6 +168,20 @@ async def delete_payloads(services: Services, request: Request) -> Response:
     return JsonResponse({"cdn_delete_results": results})
 
 
+async def previews(services: Services, request: Request) -> Response:
+    """List the previews of a request that was sent with `X-Glmimage-Preview: on`."""
+    job = await services.live.get(request.path_params["request_id"])
+    if job is None or _key_id(request) not in (None, job.api_key_id):
+        raise NotFound
+    base, now = services.addresses.files(request), time.time()
+    newest: dict[int, str] = {}
+    for record in sorted(await services.store.files_of(job.id), key=lambda one: one.created):
+        if record.kind == "preview" and (record.expires is None or record.expires > now):
+            newest[preview_index(record.name)] = file_url(base, record.id, record.name)
+    rows = [{"image_index": index, "url": url} for index, url in sorted(newest.items())]
+    return JsonResponse({"previews": rows})
+
+
 async def webhooks(services: Services, request: Request) -> Response:
     """List deliveries, the newest first: which arrived, which failed and why."""
     limit = query.whole(request, "limit", 50, 1, 100)
@@ -279,6 +295,7 @@ ROUTES = [
     Route("platform", "GET", "/v1/models/requests/by-endpoint", requests_by_endpoint),
     Route("platform", "GET", "/v1/models/requests/search", search_requests),
     Route("platform", "DELETE", "/v1/models/requests/{request_id}/payloads", delete_payloads),
+    Route("platform", "GET", "/v1/models/requests/{request_id}/previews", previews),
     Route("platform", "GET", "/v1/webhooks", webhooks),
     Route("platform", "GET", "/v1/meta", meta),
 ]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from starlette.requests import HTTPConnection
 
 from ..jobs import Job, NewJob, QueueFull
-from ..jobs.records import Surface
+from ..jobs.records import PREVIEW_FIELD, Surface
 from ..telemetry.logs import about_request
 from .capacity import queue_full, same_prompt
 from .fal.caller import Caller
@@ -183,7 +183,9 @@ def _new_job(
     encoding = asked.for_worker.get("encoding")
     return replace(
         _common(services, asked, job_id),
-        input=shorten_urls(stored_input(valid)) | dict(asked.for_worker),
+        input=shorten_urls(stored_input(valid))
+        | dict(asked.for_worker)
+        | ({PREVIEW_FIELD: True} if asked.caller.previews else {}),
         width=width,
         height=height,
         seed=seed,

@@ -18,6 +18,7 @@ from ..telemetry.logs import about_request
 from ..types import Failed, GenerationRequest, PictureReady
 from .outcome import (
     Encoded,
+    Preview,
     build_request,
     choose_pictures,
     describe_check,
@@ -25,6 +26,7 @@ from .outcome import (
     error_body,
     file_record,
     finish_picture,
+    finish_preview,
     reads_text,
 )
 from .report import StageDone
@@ -49,6 +51,7 @@ class JobInHand:
     a tuple of Prior       written by the engine; saved before anything that follows
     "release"              the decode stage is another worker's
     StageDone              measured and traced
+    Preview                checked and stored for an hour; a log line tells of it
     PictureReady           checked and encoded; with the last one the job is finished
     Failed                 the job fails, or is tried again
     "cancel", "hand back"  the engine has let go of it, or will
@@ -114,6 +117,9 @@ class JobInHand:
         if isinstance(item, tuple):
             await self._save(item, "decode" not in self.link.profile.stages)
             return "decode" not in self.link.profile.stages
+        if isinstance(item, Preview):
+            await self._show(item)
+            return False
         if isinstance(item, PictureReady):
             asked = self.claim.job.input or {}
             loop = asyncio.get_running_loop()
@@ -132,6 +138,23 @@ class JobInHand:
         elif item == "hand back":
             await self._leave(lambda: self.link.store.hand_back(self.claim))
         return True
+
+    async def _show(self, preview: Preview) -> None:
+        """Store a preview; without it the job goes on as well."""
+        loop, now = asyncio.get_running_loop(), time.time()
+        try:
+            done = await loop.run_in_executor(
+                _finishers, finish_preview, preview, self.claim, self.link.checker, now
+            )
+            if done is None:
+                return
+            record, content = done
+            await self.link.files.put(record.path, content)
+            await self.link.store.add_file(record)
+            number, total = preview.image_index + 1, self.claim.job.num_images
+            await self.link.store.log(self.claim.job.id, f"picture {number}/{total}: preview")
+        except GlmImageError as error:
+            log.warning("A preview cannot be stored: %s", error)
 
     async def _save(self, priors: tuple[Prior, ...], release: bool) -> None:
         revision = self.link.profile.revision

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from ..evaluation.text_check import TextCheck, check_text, choose_best
 from ..files import FileMissing, FileStore
 from ..files.lifecycle import expiry_and_acl
 from ..files.store import read_all
-from ..jobs import Claim, FileRecord, JobStore
+from ..jobs import Claim, FileRecord, Job, JobStore
+from ..jobs.records import PREVIEW_FIELD, preview_name
 from ..output import encode_picture
 from ..policy.picture_check import PictureChecker, black_like
 from ..policy.references import OPENED_FORMATS
@@ -27,6 +29,22 @@ from ..types import GenerationRequest, PictureReady
 PictureFormat = Literal["jpeg", "png", "webp"]
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 SUFFIXES = {"jpeg": "jpg", "png": "png", "webp": "webp"}
+PREVIEW_LIFETIME_S = 3600.0
+PREVIEW_QUALITY = 70
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Show a picture before it is painted. image: small and soft."""
+
+    image_index: int
+    image: Image.Image
+
+
+def wants_previews(job: Job) -> bool:
+    """Say whether the caller asked for previews; one who wants nothing stored gets none."""
+    asked = job.input or {}
+    return asked.get(PREVIEW_FIELD) is True and not asked.get("sync_mode", False)
 
 
 @dataclass(frozen=True)
@@ -145,6 +163,33 @@ def file_record(claim: Claim, picture: Encoded, lifetime_s: float, now: float) -
         kind="output",
         job_id=claim.job.id,
     )
+
+
+def finish_preview(
+    preview: Preview, claim: Claim, checker: PictureChecker, now: float
+) -> tuple[FileRecord, bytes] | None:
+    """Check and encode a preview, and describe its file; None when the picture check flags it."""
+    asked, index = claim.job.input or {}, preview.image_index
+    if asked.get("enable_safety_checker", True) and checker.check(preview.image).flagged:
+        return None
+    content = io.BytesIO()
+    preview.image.save(content, "JPEG", quality=PREVIEW_QUALITY)
+    file_id = str(uuid.uuid4())
+    expires, acl = expiry_and_acl(claim.job.lifecycle, PREVIEW_LIFETIME_S, now)
+    record = FileRecord(
+        id=file_id,
+        path=f"previews/{file_id[:2]}/{file_id}.jpg",
+        content_type="image/jpeg",
+        size=content.tell(),
+        name=preview_name(index),
+        created=now,
+        expires=min(expires or math.inf, now + PREVIEW_LIFETIME_S),
+        acl=acl,
+        owner=claim.job.api_key_id,
+        kind="preview",
+        job_id=claim.job.id,
+    )
+    return record, content.getvalue()
 
 
 def describe_picture(picture: Encoded, record: FileRecord | None) -> dict[str, Any]:

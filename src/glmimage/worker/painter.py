@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,13 +18,16 @@ from ..types import (
     PictureReady,
     PriorProgress,
     PriorReady,
+    SmallGridReady,
 )
 from .link import Begin
+from .outcome import Preview, wants_previews
 from .report import Report, StageDone
 
 PRIOR_SHARE = 0.3
 """Of a job's progress; the rest is denoise."""
 PRIOR_LOG_STEP = 0.1
+log = logging.getLogger(__name__)
 
 
 class Link(Protocol):
@@ -45,6 +49,8 @@ class _Progress:
     priors: dict[int, Prior] = field(default_factory=dict)
     saved: bool = False
     steps: dict[int, int] = field(default_factory=dict)
+    unseen: set[int] = field(default_factory=set)
+    """Pictures whose preview is wanted and not painted yet."""
     denoise_started: float | None = None
     began: float = field(default_factory=time.time)
     painting_since: dict[int, float] = field(default_factory=dict)
@@ -74,6 +80,8 @@ class Painter:
         job_id = message.claim.job.id
         progress = self.in_hand[job_id] = _Progress(message.request)
         progress.saved = bool(message.priors)
+        if wants_previews(message.claim.job):
+            progress.unseen.update(range(message.request.num_images))
         priors = [
             PriorReady(job_id, prior.image_index, prior.large_grid, prior.prior_token_ids)
             for prior in message.priors
@@ -117,7 +125,10 @@ class Painter:
         progress = self.in_hand[job_id]
         if isinstance(event, PriorProgress):
             self._prior_progress(event, progress)
+        elif isinstance(event, SmallGridReady):
+            self._preview(event, progress)
         elif isinstance(event, PriorReady):
+            self._preview(event, progress)
             self._prior_ready(event, progress)
         elif isinstance(event, DenoiseStep):
             progress.steps[event.image_index] = event.step
@@ -144,6 +155,19 @@ class Painter:
             progress.logged = fraction
             message = f"prior {round(100 * fraction)} %"
             self.link.tell(event.request_id, message, progress.fraction)
+
+    def _preview(self, event: SmallGridReady | PriorReady, progress: _Progress) -> None:
+        """Paint a preview of the first grid that a picture has; a request never fails for it."""
+        if event.image_index not in progress.unseen:
+            return
+        progress.unseen.discard(event.image_index)
+        try:
+            image = self.engine.preview(event)
+        except Exception:
+            log.exception("a preview of job %s failed", event.request_id)
+            return
+        if image is not None:
+            self.link.send(event.request_id, Preview(event.image_index, image))
 
     def _prior_ready(self, event: PriorReady, progress: _Progress) -> None:
         if progress.saved:

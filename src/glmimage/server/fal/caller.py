@@ -32,6 +32,7 @@ class Caller:
     lifecycle: dict[str, Any] | None = None
     use_cache: bool = True
     use_fallback: bool = True
+    previews: bool = False
 
     @property
     def key_id(self) -> str | None:
@@ -53,6 +54,7 @@ def read_caller(connection: HTTPConnection) -> Caller:
             or headers.get("x-fal-object-lifecycle")
         ),
         use_cache=_word(headers.get("x-glmimage-cache")) not in ("off", "0", "false", "no"),
+        previews=_word(headers.get("x-glmimage-preview")) in ("on", "1", "true", "yes"),
         use_fallback="x-app-fal-disable-fallback" not in headers
         and "x-fal-disable-fallbacks" not in headers,
     )
