@@ -76,7 +76,8 @@ def test_only_known_names_are_served(server, page, name):
     address = server.settings.http_port
     with socket.create_connection(("127.0.0.1", address)) as raw:  # httpx would tidy the path
         raw.sendall(
-            f"GET /playground/{version}/{name} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+            f"GET /playground/{version}/{name} HTTP/1.1\r\n".encode()
+            + b"Host: x\r\nConnection: close\r\n\r\n"
         )
         answer = b"".join(iter(lambda: raw.recv(65536), b""))
     assert answer.split(b" ", 2)[1] in (b"404", b"400", b"401")

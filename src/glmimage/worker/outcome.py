@@ -42,9 +42,13 @@ class Preview:
 
 
 def wants_previews(job: Job) -> bool:
-    """Say whether the caller asked for previews; one who wants nothing stored gets none."""
+    """Say whether the caller asked for previews.
+
+    None where nothing is to be stored, and of `best_of`, where the picture may be another's.
+    """
     asked = job.input or {}
-    return asked.get(PREVIEW_FIELD) is True and not asked.get("sync_mode", False)
+    fitting = not asked.get("sync_mode", False) and asked.get("best_of", 1) == 1
+    return asked.get(PREVIEW_FIELD) is True and fitting
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,20 @@
+"""The server goes away while it paints, and comes back: the page says so, and goes on."""
+
+
+def test_gone_and_back(visit, service, shoot):
+    page = visit()
+    page.fill("#prompt", "A sign that says 'BACK'")
+    page.check("input[name=image_size][value=square]", force=True)
+    page.fill("[aria-label='Steps, exact value']", "60")
+    page.click("button[type=submit]")
+    page.wait_for_selector("text=/Painting, step/")
+    service.process.kill()
+    service.process.wait()
+    page.wait_for_selector("text=The server does not answer.")
+    page.wait_for_selector("text=Waiting for the server to come back")
+    shoot(page, "20-server-gone")
+    service.start(wait_for="page")
+    page.wait_for_selector("text=Nobody can paint yet.")
+    shoot(page, "21-no-worker")
+    page.wait_for_selector(".finished img", timeout=300_000)
+    assert page.locator(".banner").count() == 0
