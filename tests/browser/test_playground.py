@@ -1,4 +1,4 @@
-"""People use the page: paint, watch, cancel, edit; the key is wrong, the server goes and returns."""
+"""People use the page: paint, watch, cancel, edit; a wrong key, a refused prompt, a reload."""
 
 import json
 import re
