@@ -3,10 +3,11 @@
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psutil
@@ -71,12 +72,34 @@ class Service:
         """Let the workers stand still: what is submitted meanwhile waits."""
         workers = self.workers()
         for process in workers:
-            process.suspend()
+            self._suspend(process)
         try:
             yield
         finally:
             for process in workers:
                 process.resume()
+
+    def _suspend(self, process):
+        """Stop a worker, but not in the middle of a transaction: SQLite lets nobody else write."""
+        with self._database() as database:
+            while True:
+                process.suspend()
+                try:
+                    database.execute("BEGIN IMMEDIATE")
+                    database.rollback()
+                except sqlite3.OperationalError:
+                    process.resume()
+                else:
+                    return
+
+    def num_waiting(self):
+        """Count the requests that nobody has begun."""
+        with self._database() as database:
+            query = "SELECT count(*) FROM jobs WHERE state = 'queued'"
+            return database.execute(query).fetchone()[0]
+
+    def _database(self):
+        return closing(sqlite3.connect(self.data_dir / "glmimage.sqlite3", timeout=0.1))
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)

@@ -81,6 +81,33 @@ def test_cancel(service, fal_client):
         asyncio.run(run())
 
 
+def test_a_client_that_goes_away_cancels_its_run(service, fal_client):
+    prompt = "nobody waits for this"
+    key = {"Authorization": f"Key {service.target.api_key}"}
+    platform = f"http://{service.serving.http}/platform/v1/models/requests/by-endpoint"
+
+    def ended():
+        query = {"endpoint_id": APP, "expand": "payloads", "limit": 1}
+        answer = httpx.get(platform, params=query, headers=key).raise_for_status()
+        items = answer.json()["items"]
+        return items[0] if items and items[0]["json_input"].get("prompt") == prompt else None
+
+    async def run():
+        client = fal_client.AsyncClient()
+        running = asyncio.create_task(client.run(APP, {**QUICK, "prompt": prompt}))
+        async with asyncio.timeout(30):
+            while not service.num_waiting():
+                await asyncio.sleep(0.05)
+        running.cancel()
+        async with asyncio.timeout(30):
+            while (last := ended()) is None:
+                await asyncio.sleep(0.05)
+        assert last["status_code"] == 499
+
+    with service.paused():
+        asyncio.run(run())
+
+
 def test_realtime(fal_client):
     async def run():
         client = fal_client.AsyncClient()

@@ -11,7 +11,7 @@ EDIT = f"{APP}/image-to-image"
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def strict(tmp_path_factory, request):
     """Serve with validation at submit: with deferral, a bad input is rightly answered 200."""
     server_class = type(request.getfixturevalue("server"))

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import http.server
 import json
+import socket
 import threading
 import time
 
@@ -14,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from glmimage.policy import open_policy
 from glmimage.server import webhooks
 from glmimage.server.webhooks import WebhookSender
+
+TIMEOUT_S = 15
 
 
 class Receiver:
@@ -243,3 +246,32 @@ def test_retries_fill_two_hours_and_no_more(monkeypatch):
     monkeypatch.setattr(webhooks.random, "uniform", lambda low, high: 1.0)
     delays = [webhooks.FIRST_DELAY_S * 2**attempt for attempt in range(10)]
     assert sum(delays) <= 7200 < sum(delays) + webhooks.FIRST_DELAY_S * 2**10
+
+
+def test_names_that_nobody_answers_hold_up_nothing_else(serve, monkeypatch):
+    """Strangers choose the receivers' names; files and pictures must not wait for a name server."""
+    answered = threading.Event()
+    ask = socket.getaddrinfo
+
+    def getaddrinfo(host, *arguments, **options):
+        if str(host).endswith(".example.org"):
+            answered.wait(TIMEOUT_S)
+            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+        return ask(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    server = serve()
+    try:
+        for index in range(webhooks.AT_ONCE):
+            query = {"fal_webhook": f"https://{index}.example.org/hook"}
+            server.submit("a square", num_images=9, query=query)
+        server.until(
+            lambda: (
+                sum(thread.name == "resolve" for thread in threading.enumerate())
+                == webhooks.AT_ONCE
+            )
+        )
+        picture = server.result(server.submit("a square")["request_id"]).json()["images"][0]
+        assert server.stranger.get(picture["url"]).status_code == 200
+    finally:
+        answered.set()

@@ -6,7 +6,9 @@ import asyncio
 import ipaddress
 import re
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from urllib.parse import quote, urljoin, urlsplit
@@ -241,10 +243,34 @@ def _read_allowed(entry: str) -> _Allowed:
 
 
 async def resolve_host(host: str, port: int) -> list[str]:
-    """Ask the system for the addresses of a name; raise OSError when it has none."""
+    """Ask the system for the addresses of a name; raise OSError when it has none.
+
+    In a thread of its own: strangers choose the names, and one that is answered late must not
+    stand in the way of other names, nor of the files, which share the loop's few threads.
+    """
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]
+    answer: asyncio.Future[list[str]] = loop.create_future()
+
+    def settle(found: list[str] | Exception) -> None:
+        if answer.done():  # nobody waits any more
+            return
+        if isinstance(found, Exception):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
+
+    def ask() -> None:
+        found: list[str] | Exception
+        try:
+            entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = [str(entry[4][0]) for entry in entries]
+        except (OSError, UnicodeError) as error:
+            found = error
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, found)
+
+    threading.Thread(target=ask, name="resolve", daemon=True).start()
+    return await answer
 
 
 def _as_address(host: str) -> Address | None:
