@@ -9,6 +9,7 @@ import pytest
 from glmimage.files import FileMissing, StorageFull, StorageUnavailable, open_file_store
 
 pytestmark = pytest.mark.anyio
+SYNC = "fdatasync" if hasattr(os, "fdatasync") else "fsync"
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ async def test_a_file_is_invisible_until_it_is_whole(store):
         (errno.EROFS, StorageUnavailable),
     ],
 )
-@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("call", [SYNC, "replace"])
 async def test_disk_errors_are_told_and_leave_nothing(store, monkeypatch, call, code, kind):
     await store.put("a", b"first")
 

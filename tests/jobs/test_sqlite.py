@@ -7,7 +7,16 @@ import threading
 import pytest
 from sqlalchemy import text
 
-from glmimage.jobs import FileRecord, JobStore, NewJob, StoreUnavailable, sqlite
+from glmimage.jobs import (
+    FileRecord,
+    JobStore,
+    NewJob,
+    StoreUnavailable,
+    endings,
+    leases,
+    queue,
+    sqlite,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -108,3 +117,29 @@ async def test_what_is_no_database_is_refused(tmp_path):
     (tmp_path / "store.sqlite3").write_bytes(b"not a database at all" * 100)
     with pytest.raises(StoreUnavailable, match="cannot be used"):
         await JobStore.open(f"sqlite:///{tmp_path}/store.sqlite3")
+
+
+async def test_only_what_a_power_cut_may_undo_does_not_wait_for_the_disk(store, monkeypatch):
+    def mode(connection, *_):
+        return connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
+
+    full, normal = 2, 1
+    assert await store._db.write(mode) == full
+    monkeypatch.setattr(sqlite, "_MAY_BE_LOST", frozenset({mode}))
+    assert await store._db.write(mode) == normal
+    # in one commit with something that has to wait, all wait
+    calls = [store.add_file(record("a")), *(store._db.write(mode) for _ in range(3))]
+    blocker = threading.Event()
+    first = asyncio.ensure_future(store._db.write(lambda _: blocker.wait(5)))
+    others = [asyncio.ensure_future(call) for call in calls]
+    await asyncio.sleep(0)  # all of them are in the inbox now
+    blocker.set()
+    assert (await asyncio.gather(first, *others))[2:] == [full] * 3
+
+
+@pytest.mark.parametrize(("surface", "lost"), [("queue", False), ("run", True), ("stream", True)])
+def test_a_submit_is_on_disk_before_it_is_answered(surface, lost):
+    new = new_job(surface=surface)
+    assert sqlite.may_be_lost(queue.enqueue, (new,)) is lost
+    for told in (leases.finish, leases.fail, endings.insert_ended, endings.cancel):
+        assert not sqlite.may_be_lost(told, ())

@@ -111,6 +111,7 @@ class SquareWorker:
                     name=name,
                     created=time.time(),
                     expires=time.time() + 3600,
+                    owner=job.api_key_id,
                     job_id=job.id,
                 )
             )

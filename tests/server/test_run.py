@@ -210,3 +210,45 @@ def test_a_server_that_stops_says_so(held):
     held.call(request())
     assert sent[0]["status"] == 503
     assert json.loads(sent[1]["body"])["error_type"] == "runner_disconnected"
+
+
+def test_get_runs_and_submits_what_the_address_says(server):
+    """What fal's JavaScript client makes of `method: "get"`."""
+    query = {"prompt": "a, b", "image_size": "square", "seed": "3", "sync_mode": "false"}
+    ran = server.http.get(RUN, params=query)
+    assert ran.status_code == 200
+    assert (ran.json()["seed"], ran.json()["prompt"]) == (3, "a, b")
+    headers = {"X-Glmimage-Cache": "off"}
+    own = {**query, "image_size": '{"width": 544, "height": 512}', "seed": "null"}
+    submitted = server.http.get(f"/queue/{APP}/", params=own, headers=headers).json()
+    image = server.result(submitted["request_id"]).json()["images"][0]
+    assert (image["width"], image["height"]) == (544, 512)
+    urls = "http://127.0.0.1/a,b.png,data:image/png;base64,AAAA"
+    edit = server.http.get(f"{RUN}/image-to-image", params={**query, "image_urls": urls})
+    assert edit.json()["detail"][0]["loc"] == ["body", "image_urls", 1]
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "kind"),
+    [
+        ("", "prompt", "missing"),
+        ("prompt=a&seed=x", "seed", "int_parsing"),
+        ("prompt=a&seed=1&seed=2", "seed", "int_type"),
+        ("prompt=a&image_size=[object Object]", "image_size", "one_of"),
+        ("prompt=a&image_size={", "image_size", "one_of"),
+        ("prompt=a&num_images=", "num_images", "int_parsing"),
+        ("prompt=a&enable_safety_checker=1", "enable_safety_checker", "bool_parsing"),
+    ],
+)
+def test_get_tells_what_is_wrong(server, query, field, kind):
+    detail = server.http.get(f"{RUN}?{query}").json()["detail"][0]
+    assert (detail["loc"], detail["type"]) == (["body", field], kind)
+
+
+@pytest.mark.parametrize("path", [RUN, f"/queue/{APP}"])
+def test_head_does_no_work(server, path):
+    known = len(server.worker.claimed)
+    answer = server.http.head(path, params={"prompt": "a square"})
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "GET, POST"
+    assert len(server.worker.claimed) == known

@@ -1,11 +1,15 @@
 """Errors as answers, and the name of a model's revision."""
 
+import io
 import shutil
 
 import pytest
+from PIL import Image
 
 from glmimage.errors import GlmImageError, InvalidImage, InvalidSize, OutOfMemory
-from glmimage.worker.outcome import error_body
+from glmimage.policy.picture_check import PictureChecker
+from glmimage.types import PictureReady
+from glmimage.worker.outcome import error_body, finish_picture
 from glmimage.worker.revision import model_revision
 
 
@@ -39,3 +43,27 @@ def test_a_revision_names_every_part_of_the_model(tiny_dir, tmp_path):
     content[-1] ^= 1
     weights.write_bytes(content)
     assert model_revision(copy, "cpu", "float32") != first
+
+
+class Suspicious:
+    """Score every picture by its first red value."""
+
+    def score(self, image):
+        return image.getpixel((0, 0))[0] / 255
+
+
+@pytest.mark.parametrize("asked", ["jpeg", "png"])
+def test_a_flagged_picture_is_black_and_another_is_itself(asked):
+    checker = PictureChecker(0.5, Suspicious())
+    for red, flagged in ((250, True), (20, False)):
+        image = Image.new("RGB", (64, 32), (red, 80, 160))
+        event = PictureReady("a", 0, image, 7, {})
+        done = finish_picture(event, {"output_format": asked}, checker)
+        assert (done.flagged, done.width, done.height) == (flagged, 64, 32)
+        with Image.open(io.BytesIO(done.content)) as picture:
+            assert picture.format.lower() == asked
+            found = picture.convert("RGB").getpixel((5, 5))
+        expected = (0, 0, 0) if flagged else (red, 80, 160)
+        assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) <= 2
+        unchecked = finish_picture(event, {"enable_safety_checker": False}, checker)
+        assert not unchecked.flagged

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from .errors import FileMissing, FilesError, StorageFull, StorageUnavailable
-from .store import CHUNK_BYTES, Content, FileInfo, check_path, chunks_of, missing
+from .store import CHUNK_BYTES, Content, FileInfo, check_path, check_size, chunks_of, missing
 
 T = TypeVar("T")
 _UNFINISHED = ".part"  # with a dot in front as well, which no path of a file may have
@@ -34,6 +34,10 @@ class LocalFiles:
         temporary = target.with_name(f".{secrets.token_hex(8)}{_UNFINISHED}")
         size = 0
         try:
+            if isinstance(content, bytes):
+                check_size(len(content), max_bytes)
+                await _do(path, _write_whole, content, temporary, target)
+                return len(content)
             file = await _do(path, _create, temporary)
             try:
                 # a failure of the content itself is the caller's own
@@ -130,9 +134,20 @@ def _create(temporary: Path) -> BinaryIO:
     return temporary.open("xb")
 
 
+def _write_whole(content: bytes, temporary: Path, target: Path) -> None:
+    file = _create(temporary)
+    try:
+        file.write(content)
+        _finish(file, temporary, target)
+    finally:
+        _close(file)
+
+
 def _finish(file: BinaryIO, temporary: Path, target: Path) -> None:
     file.flush()
-    os.fsync(file.fileno())
+    # content and size, which is all that reading needs; the time of change may be lost
+    sync = getattr(os, "fdatasync", os.fsync)
+    sync(file.fileno())
     os.replace(temporary, target)
 
 

@@ -101,14 +101,14 @@ def missing(path: str) -> FileMissing:
 async def chunks_of(content: Content, max_bytes: int | None) -> AsyncIterator[bytes]:
     """Yield the content in chunks of about 1 MiB; raise TooManyBytes as soon as it is too long."""
     if isinstance(content, bytes | bytearray | memoryview):
-        _check_size(len(content), max_bytes)
+        check_size(len(content), max_bytes)
         for start in range(0, len(content), CHUNK_BYTES):
             yield bytes(content[start : start + CHUNK_BYTES])
         return
     total, waiting = 0, bytearray()
     async for chunk in content:
         total += len(chunk)
-        _check_size(total, max_bytes)
+        check_size(total, max_bytes)
         waiting += chunk
         if len(waiting) >= CHUNK_BYTES:
             yield bytes(waiting)
@@ -117,7 +117,8 @@ async def chunks_of(content: Content, max_bytes: int | None) -> AsyncIterator[by
         yield bytes(waiting)
 
 
-def _check_size(size: int, max_bytes: int | None) -> None:
+def check_size(size: int, max_bytes: int | None) -> None:
+    """Raise TooManyBytes over the limit."""
     if max_bytes is not None and size > max_bytes:
         raise TooManyBytes(
             f"The file has more than {max_bytes} bytes.", hint="Send a smaller file."

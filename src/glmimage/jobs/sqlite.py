@@ -2,6 +2,7 @@
 
 A commit waits for the disk, so the transactions that queue up meanwhile share the next one. Each
 is a savepoint of its own and fails alone. Readers have their own threads and never wait (WAL).
+What a power cut may undo does not wait for the disk: see `may_be_lost`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -24,8 +25,10 @@ from sqlalchemy.exc import DBAPIError
 from ..errors import GlmImageError
 from .database import Steps, Topic, Transaction
 from .errors import StoreUnavailable
-from .leases import finish
+from .feed import log
+from .leases import finish, heartbeat, report, save_priors
 from .queue import claim, enqueue
+from .roster import worker_seen
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,7 +36,7 @@ T = TypeVar("T")
 BUSY_TIMEOUT_S = 30.0
 MAX_BATCH = 128
 NUM_READERS = 2
-POLL_S = 0.004
+POLL_S = 0.002
 IDLE_POLL_S = 0.02
 """How often a waiting store looks whether another process has written; rarer after a while."""
 BUSY_FOR_S = 5.0
@@ -42,8 +45,14 @@ BUSY_FOR_S = 5.0
 class _Task:
     """Run one transaction for a coroutine that waits."""
 
-    def __init__(self, work: Callable[[Connection], Any], loop: asyncio.AbstractEventLoop) -> None:
-        self.work, self.loop = work, loop
+    def __init__(
+        self,
+        work: Callable[[Connection], Any],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        synced: bool = True,
+    ) -> None:
+        self.work, self.loop, self.synced = work, loop, synced
         self.future: asyncio.Future[Any] = loop.create_future()
         self.result: Any = None
         self.error: BaseException | None = None
@@ -103,8 +112,9 @@ class SqliteDatabase:
         return await loop.run_in_executor(self._readers, self._read, work)
 
     async def write(self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a transaction and return when it is on disk."""
-        task = _Task(_bind(transaction, args, kwargs), asyncio.get_running_loop())
+        """Run a transaction and return when it is on disk, or written and may be lost."""
+        work, synced = _bind(transaction, args, kwargs), not may_be_lost(transaction, args)
+        task = _Task(work, asyncio.get_running_loop(), synced=synced)
         self._inbox.put(task)
         return await task.future
 
@@ -177,10 +187,27 @@ def _bind(transaction: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     return lambda connection: transaction(connection, *args, **kwargs)
 
 
+def may_be_lost(transaction: Callable[..., Any], args: Sequence[Any]) -> bool:
+    """Say whether a power cut, which ends every process here, may undo a transaction.
+
+    It takes whatever was written later along, so nothing is ever half there. A job whose claim is
+    lost waits again, and is painted again with the same seed; a caller who waits on a connection
+    for an answer has lost that as well.
+    """
+    if transaction is enqueue:
+        return bool(args[0].surface != "queue")
+    return transaction in _MAY_BE_LOST
+
+
+_MAY_BE_LOST = frozenset({claim, heartbeat, log, report, save_priors, worker_seen})
+
+
 def _run_batch(connection: Connection, batch: list[_Task]) -> None:
     """Run transactions in one commit; a failed one leaves no trace in it."""
     raw: Any = connection.connection.dbapi_connection
+    synced = any(task.synced for task in batch)
     try:
+        raw.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
         begin_immediate(connection)
         for task in batch:
             raw.execute("SAVEPOINT task")
@@ -245,7 +272,7 @@ def _connect(engine: Engine) -> Connection:
     connection = engine.connect()
     for pragma in (
         "journal_mode = WAL",
-        "synchronous = FULL",  # a commit survives a power cut
+        "synchronous = FULL",  # a commit survives a power cut; see `may_be_lost`
         "temp_store = MEMORY",
         "cache_size = -32000",
         "mmap_size = 268435456",

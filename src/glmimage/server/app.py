@@ -22,7 +22,7 @@ from ..files import FileStore
 from ..jobs import JobStore
 from ..policy.policy import Policy
 from ..telemetry.logs import about_request
-from . import health, metrics, operator, platform, proxy
+from . import file_access, health, metrics, operator, platform, proxy
 from .access_log import note_answer
 from .background import Background
 from .cors import Cors
@@ -57,6 +57,7 @@ ROUTES: list[Route] = [
     *platform.ROUTES,
     *operator.ROUTES,
     *playground.ROUTES,
+    *file_access.ROUTES,
     *health.ROUTES,
     *metrics.ROUTES,
 ]

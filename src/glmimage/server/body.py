@@ -9,6 +9,7 @@ import pydantic_core
 from starlette.requests import ClientDisconnect, Request
 
 from .fal.errors import ModelError, RequestError, WireError, detail_item
+from .query_input import query_input
 
 _PLACE = re.compile(r" at line (\d+) column (\d+)$")
 
@@ -47,7 +48,9 @@ def parse_json(body: bytes) -> Any:
 
 
 async def read_input(request: Request, limit: int) -> dict[str, Any]:
-    """Return the body as a JSON object; raise the 422 that says why it is none."""
+    """Return the body as a JSON object, of a GET its query; raise the 422 that says why not."""
+    if request.method == "GET":
+        return query_input(request)
     return check_object(parse_json(await read_body(request, limit)))
 
 

@@ -51,7 +51,8 @@ class Route:
 
     path: `{name}` is one segment, `{name:path}` the rest. method: an HTTP method or "WEBSOCKET".
     needs_key=False: answers anybody. takes_token: a short-lived token will do as
-    well. endpoint: the endpoint id that the path stands for.
+    well. only_reads=False: a GET that does work, which HEAD must not do. endpoint: the endpoint id
+    that the path stands for.
     """
 
     surface: str
@@ -60,6 +61,7 @@ class Route:
     handler: Handler | SocketHandler
     needs_key: bool = True
     takes_token: bool = False
+    only_reads: bool = True
     endpoint: str = ""
 
 
@@ -121,13 +123,13 @@ class Router:
             match = pattern.fullmatch(path)
             if match is None:
                 continue
-            route = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
+            get = methods.get("GET")
+            head = get if get is not None and get.only_reads else None
+            route = methods.get(method) or (head if method == "HEAD" else None)
             if route is not None:
                 return Found(route, match.groupdict(), ())
-            allowed.update(methods)
+            allowed.update(methods, ["HEAD"] if head is not None else [])
         allowed.discard("WEBSOCKET")
-        if "GET" in allowed:
-            allowed.add("HEAD")
         return Found(None, {}, tuple(sorted(allowed)))
 
 

@@ -7,6 +7,7 @@ import io
 import math
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,6 +30,8 @@ from ..types import GenerationRequest, PictureReady
 PictureFormat = Literal["jpeg", "png", "webp"]
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 SUFFIXES = {"jpeg": "jpg", "png": "png", "webp": "webp"}
+# checking and encoding both let go of the interpreter
+_encoders = ThreadPoolExecutor(1, "encoder")
 PREVIEW_LIFETIME_S = 3600.0
 PREVIEW_QUALITY = 70
 
@@ -110,16 +113,18 @@ def finish_picture(
     checker: PictureChecker,
     reader: Reads | None = None,
 ) -> Encoded:
-    """Check, read and encode one picture; a flagged one is black from here on."""
+    """Check and encode one picture side by side, and read it; a flagged one is black from here."""
     image, flagged, score = event.image, False, 0.0
+    picture_format, quality = _encoding(asked)
+    encoding = _encoders.submit(encode_picture, image, picture_format, quality)
     if asked.get("enable_safety_checker", True):
         verdict = checker.check(image)
         flagged, score = verdict.flagged, verdict.score
+    content = encoding.result()
     if flagged:
         image = black_like(image)
+        content = encode_picture(image, picture_format, quality)
     check = None if reader is None else check_text(image, asked.get("prompt", ""), reader)
-    picture_format, quality = _encoding(asked)
-    content = encode_picture(image, picture_format, quality)
     width, height = image.size
     return Encoded(
         content, picture_format, width, height, event.seed, flagged, score, event.timings, check

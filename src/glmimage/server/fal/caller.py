@@ -83,18 +83,20 @@ def parse_lifecycle(text: str | None) -> dict[str, Any] | None:
     if "expiration_duration_seconds" in value:
         lifecycle["expiration_duration_seconds"] = seconds
     if value.get("initial_acl") is not None:
-        lifecycle["initial_acl"] = _acl(value["initial_acl"], name)
+        lifecycle["initial_acl"] = parse_acl(value["initial_acl"], f"{name}: initial_acl")
     return lifecycle
 
 
-def _acl(value: Any, name: str) -> dict[str, Any]:
+def parse_acl(value: Any, name: str) -> dict[str, Any]:
+    """Check who may read a file, spec 11.5; raise 400 `bad_request`. name: where it stands."""
     if not isinstance(value, dict):
-        raise RequestError("bad_request", f"{name}: initial_acl must be an object.")
+        raise RequestError("bad_request", f"{name} must be an object.")
     default = value.get("default", "allow")
     rules = [] if value.get("rules") is None else value["rules"]
     if default not in _DECISIONS or not isinstance(rules, list):
         raise RequestError(
-            "bad_request", f"{name}: initial_acl.default must be one of {', '.join(_DECISIONS)}."
+            "bad_request",
+            f"{name}.default must be one of {', '.join(_DECISIONS)}, {name}.rules a list.",
         )
     for rule in rules:
         if (
@@ -104,7 +106,7 @@ def _acl(value: Any, name: str) -> dict[str, Any]:
         ):
             raise RequestError(
                 "bad_request",
-                f"{name}: each of initial_acl.rules needs a user and one of the decisions "
+                f"Each of {name}.rules needs a user and one of the decisions "
                 f"{', '.join(_DECISIONS)}.",
             )
     return {

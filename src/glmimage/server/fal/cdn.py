@@ -161,7 +161,7 @@ async def _resumed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[by
 
 
 async def _check_acl(services: Services, request: Request, record: FileRecord) -> None:
-    if not record.acl:
+    if not record.acl or _is_signed(services, request, record):
         return
     key = await services.keys.find(credential(request))
     users = (key.id, key.name) if key is not None else ()
@@ -170,6 +170,12 @@ async def _check_acl(services: Services, request: Request, record: FileRecord) -
         raise WireError(403, {"detail": "This file may not be read with this key."})
     if decision != "allow":
         raise _no_such_file()
+
+
+def _is_signed(services: Services, request: Request, record: FileRecord) -> bool:
+    """Say whether the address was signed for this file by its owner, and still holds."""
+    token = services.signer.unseal("read", request.query_params.get("identity", ""))
+    return token is not None and token["id"] == record.id
 
 
 async def _owner(services: Services, request: Request) -> str | None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...types import SIZE_PRESETS
 from ..responses import JsonResponse
 from ..routing import Route
 from ..services import Services
@@ -102,7 +103,16 @@ def _queue_paths(endpoint: str, name: str) -> dict[str, Any]:
                     "200": json_answer("The request is taken.", reference("Submitted")),
                     **problem("400", "401", "413", "422", "429", "503"),
                 },
-            }
+            },
+            "get": {
+                "operationId": "submit_by_address",
+                "summary": "Put a request into the queue; the input is in the address.",
+                "parameters": [*_query_parameters(endpoint), *submit_parameters()],
+                "responses": {
+                    "200": json_answer("The request is taken.", reference("Submitted")),
+                    **problem("400", "401", "422", "429", "503"),
+                },
+            },
         },
         f"{one}/status": {
             "get": {
@@ -159,7 +169,16 @@ def _run_paths(endpoint: str, name: str) -> dict[str, Any]:
                     "200": json_answer("The answer.", reference(f"{name}Output")),
                     **failures,
                 },
-            }
+            },
+            "get": {
+                "operationId": "run_by_address",
+                "summary": "Do the work while the caller waits; the input is in the address.",
+                "parameters": _query_parameters(endpoint),
+                "responses": {
+                    "200": json_answer("The answer.", reference(f"{name}Output")),
+                    **failures,
+                },
+            },
         },
         f"/{endpoint}/stream": {
             "post": {
@@ -176,6 +195,21 @@ def _run_paths(endpoint: str, name: str) -> dict[str, Any]:
             }
         },
     }
+
+
+def _query_parameters(endpoint: str) -> list[dict[str, Any]]:
+    """Return the input's fields as parameters of an address; of sizes only the presets."""
+    schema = INPUTS[endpoint].model_json_schema()
+    found = []
+    for name, described in schema["properties"].items():
+        field = _older_dialect(described)
+        if name == "image_size":
+            field = {"type": "string", "enum": list(SIZE_PRESETS), "default": "square_hd"}
+        elif name == "image_urls":
+            field = field["anyOf"][0]
+        required = name in schema["required"]
+        found.append({"name": name, "in": "query", "required": required, "schema": field})
+    return found
 
 
 def _schemas(name: str, model: type[BaseModel]) -> dict[str, Any]:

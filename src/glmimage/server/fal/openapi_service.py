@@ -134,6 +134,7 @@ def platform_document() -> dict[str, Any]:
             ),
             "/v1/models/requests/search": get("List requests.", endpoint, *listing),
             "/v1/models/requests/{request_id}/payloads": {"delete": delete},
+            **_storage_paths(),
             "/v1/webhooks": get(
                 "List webhook deliveries.",
                 *(pages[0], _parameter("request_id", {"type": "string"})),
@@ -141,6 +142,37 @@ def platform_document() -> dict[str, Any]:
             "/v1/meta": get("Tell from where webhooks come."),
         },
     )
+
+
+def _storage_paths() -> dict[str, Any]:
+    url = {**_parameter("url", {"type": "string", "format": "uri"}), "required": True}
+    decision = {"type": "string", "enum": ["allow", "forbid", "hide"]}
+    rule = {
+        "type": "object",
+        "required": ["user", "decision"],
+        "properties": {"user": {"type": "string"}, "decision": decision},
+    }
+    acl = {
+        "type": "object",
+        "required": ["default"],
+        "properties": {"default": decision, "rules": {"type": "array", "items": rule}},
+    }
+    lifetime = {"type": "integer", "minimum": 1, "maximum": 604800}
+    problems = ("400", "401", "404")
+    put = _operation("Replace who may read a file.", [url], acl, acl, *problems, *("413", "422"))
+    sign = _operation(
+        "Make an address at which anybody may read a file, for a while.",
+        [url],
+        {"type": "object", "properties": {"expiration_seconds": lifetime}},
+        {"type": "object", "required": ["url"], "properties": {"url": {"type": "string"}}},
+        *problems,
+        *("413", "422"),
+    )
+    get = _operation("Tell who may read a file.", [url], None, acl, *problems)
+    return {
+        "/v1/storage/files/acl": {"get": get, "put": put},
+        "/v1/storage/files/sign": {"post": sign},
+    }
 
 
 def _document(title: str, paths: dict[str, Any]) -> dict[str, Any]:

@@ -134,8 +134,9 @@ async def _statuses(
 
 def _routes() -> list[Route]:
     routes = [
-        Route("queue", "POST", f"/{endpoint}", submit_request, endpoint=endpoint)
+        Route("queue", method, f"/{endpoint}", submit_request, only_reads=False, endpoint=endpoint)
         for endpoint in INPUTS
+        for method in ("POST", "GET")
     ]
     # by the app's id, as the clients ask; by the full id, as some documents write
     for app in dict.fromkeys((APP, *INPUTS)):

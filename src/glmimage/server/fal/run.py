@@ -79,5 +79,7 @@ def answer_of(job: Job, files_base: str) -> Response:
 
 
 ROUTES = [
-    Route("run", "POST", f"/{endpoint}", run_request, endpoint=endpoint) for endpoint in INPUTS
+    Route("run", method, f"/{endpoint}", run_request, only_reads=False, endpoint=endpoint)
+    for endpoint in INPUTS
+    for method in ("POST", "GET")
 ]
