@@ -15,27 +15,28 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from PIL import Image
 
 MCP = [sys.executable, "-m", "glmimage", "mcp"]
-ASKED = {"prompt": "A sign 'OPEN'", "size": "512x512", "num_inference_steps": 10, "seed": 7}
+ASKED = {"prompt": "A sign 'OPEN'", "size": "512x512", "num_inference_steps": 10}
 
 
-async def converse(transport, **expected):
-    """Use every tool once; return the picture."""
+async def converse(transport, painted_by, seed):
+    """Use every tool once. seed: another each time, for equal requests are not painted again."""
+    asked = {**ASKED, "seed": seed}
     async with mcp.Client(transport) as client:
         names = sorted(tool.name for tool in (await client.list_tools()).tools)
         assert names == ["edit", "generate", "list", "status"]
         condition = json.loads((await client.call_tool("status")).content[0].text)
-        assert expected["painted_by"] in condition["painted_by"]
+        assert painted_by in condition["painted_by"]
         seen = []
 
         async def progress(done, total, message):
             seen.append(done)
 
-        result = await client.call_tool("generate", ASKED, progress_callback=progress)
+        result = await client.call_tool("generate", asked, progress_callback=progress)
         assert not result.is_error, result.content
         picture, facts = result.content
         assert Image.open(io.BytesIO(base64.b64decode(picture.data))).size == (512, 512)
         facts = json.loads(facts.text)
-        assert (facts["state"], facts["seed"]) == ("done", 7)
+        assert (facts["state"], facts["seed"]) == ("done", seed)
         assert seen == sorted(seen)
         assert seen[-1] > 50
         again = await client.call_tool("status", {"request_id": facts["request_id"]})
@@ -43,13 +44,12 @@ async def converse(transport, **expected):
         listed = json.loads((await client.call_tool("list")).content[0].text)["requests"]
         assert listed[0]["request_id"] == facts["request_id"]
         edited = await client.call_tool(
-            "edit", {**ASKED, "prompt": "Paint it", "images": [facts["request_id"]]}
+            "edit", {**asked, "prompt": "Paint it", "images": [facts["request_id"]]}
         )
         assert not edited.is_error, edited.content
         assert edited.content[0].type == "image"
-        refused = await client.call_tool("generate", {**ASKED, "prompt": " "})
+        refused = await client.call_tool("generate", {**asked, "prompt": " "})
         assert refused.is_error
-        return picture.data
 
 
 def parameters(service, *options):
@@ -61,12 +61,12 @@ def parameters(service, *options):
 
 def test_stdio_with_the_running_service(service):
     transport = stdio_client(parameters(service))
-    asyncio.run(converse(transport, painted_by=f"server at http://{service.serving.http}"))
+    asyncio.run(converse(transport, painted_by=f"server at http://{service.serving.http}", seed=7))
 
 
 def test_stdio_in_process(service, tiny_dir):
     transport = stdio_client(parameters(service, "--in-process"))
-    asyncio.run(converse(transport, painted_by=f"{tiny_dir}, in this process"))
+    asyncio.run(converse(transport, painted_by=f"{tiny_dir}, in this process", seed=7))
 
 
 @contextlib.contextmanager
@@ -91,7 +91,7 @@ def test_streamable_http(service):
     try:
         with over_http(service, "--server", server) as url:
             assert url.endswith("/mcp")
-            asyncio.run(converse(url, painted_by=f"server at {server}"))
+            asyncio.run(converse(url, f"server at {server}", seed=8))
     finally:
         del service.environment["GLMIMAGE_API_KEY"]
 
