@@ -60,6 +60,7 @@ def test_the_best_is_kept(folder, tiny_dir, capsys):
         ([PROMPT, "--best-of", "5"], "--best-of is 5; it must be between 1 and 4"),
         ([PROMPT, "--best-of", "0"], "--best-of is 0"),
         ([PROMPT, "--best-of", "2", "--num-images", "3"], "as many or more"),
+        ([PROMPT, "--best-of", "2", "--num-images", "0"], "num_images is 0"),
         (["A hill", "--verify-text"], "no words in quotes"),
         (["A hill ''", "--best-of", "2"], "no words in quotes"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -128,9 +129,11 @@ def generate(
         num_inference_steps=steps,
         guidance_scale=guidance,
         seed=seed,
-        num_images=max(num_images, best_of),
+        num_images=num_images,
         source_images=_open_references(image or []),
     ).seeded()
+    if best_of > 1:
+        request = replace(request, num_images=best_of)
     paths, chosen_format = choose_paths(output, picture_format, num_images, request.seed or 0)
     settings = load_settings(model=model, device=device, dtype=dtype, memory=memory)
     reader = load_reader() if reads else None
