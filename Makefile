@@ -3,6 +3,8 @@
 # make setup  the environment both need, in .venv; does nothing when it is up to date
 # make docs   the pages that are read off the code and the measurements
 # make bench  measure, and write the results down
+# make cluster        PostgreSQL, an S3 server, two gateways and workers on this machine
+# make cluster-check  the same, with 100 requests of fal's client while parts of it are killed
 # make nano   train the small model from nothing
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +15,7 @@ DEMO_PROMPT ?= A poster with the headline 'OPEN'
 DEMO_FILE ?= out/demo.png
 DEMO_OPTIONS ?= --size square --seed 7
 
-.PHONY: setup demo test lint docs nano bench clean
+.PHONY: setup demo test lint docs cluster cluster-check nano bench clean
 
 setup: $(STAMP)
 
@@ -38,6 +40,12 @@ lint: setup
 
 docs: setup
 	$(BIN)/python scripts/generate_docs.py
+
+cluster: setup
+	@$(BIN)/python scripts/cluster.py
+
+cluster-check: setup
+	@$(BIN)/python scripts/cluster_check.py
 
 # hours on a CPU; each part goes on where it stopped
 nano: setup

@@ -65,22 +65,39 @@ class Server:
         )
         settings = SETTINGS | {"fsync": "on" if fsync else "off"}
         options = [part for item in settings.items() for part in ("-c", "=".join(item))]
-        self._process = subprocess.Popen(
-            [
-                *(binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(self.port)),
-                *("-k", self.folder, *options),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.folder / "log").open("wb"),
-            cwd=self.folder,
-            **self._as_user,
-        )
+        self._command = [
+            *(binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(self.port)),
+            *("-k", self.folder, *options),
+        ]
         self._ready = [binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        self.start()
 
     @property
     def address(self) -> str:
         return f"postgresql://glmimage@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                cwd=self.folder,
+                # Ctrl-C in a terminal is for whoever started this server, and stops it in order
+                start_new_session=True,
+                **self._as_user,
+            )
+
+    def halt(self, number: int = signal.SIGINT) -> None:
+        """End it: SIGINT breaks its sessions and leaves in order, SIGQUIT is a crash."""
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
 
     def wait_until_ready(self) -> None:
         while subprocess.run(self._ready, check=False).returncode != 0:
@@ -89,13 +106,7 @@ class Server:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)  # ends its sessions and leaves in order
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        self.halt()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

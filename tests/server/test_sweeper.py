@@ -73,17 +73,24 @@ def test_a_file_that_cannot_be_deleted_keeps_its_record(swept, monkeypatch):
     assert swept.call(swept.store.get_file("stuck")) is None
 
 
-def test_orphans_go_when_they_are_old(swept, monkeypatch):
+def test_orphans_go_when_they_were_found_twice(swept, monkeypatch):
+    """The date of a file says nothing: clocks are put forward, and buckets have their own."""
     monkeypatch.setattr(sweeper, "BATCH", 2)
-    old = sweeper.ORPHAN_AGE_S + 60
-    for index in range(5):
-        store_file(swept, f"orphan{index}", recorded=False, age=old)
-    kept = {
-        store_file(swept, "new-orphan", recorded=False),
-        *(store_file(swept, f"known{index}", age=old) for index in range(3)),
-    }
+    moment = [1000.0]
+    monkeypatch.setattr(sweeper.time, "monotonic", lambda: moment[0])
+    orphans = {store_file(swept, f"o{index}", recorded=False, age=1e6) for index in range(5)}
+    late = store_file(swept, "late", recorded=False)
+    known = {store_file(swept, f"known{index}") for index in range(3)}
     swept.call(swept.app.sweeper.remove_orphans())
-    assert paths(swept) == kept
+    record = FileRecord("late", late, "image/png", 7, "late.png", time.time())
+    swept.call(swept.store.add_file(record))
+    moment[0] += sweeper.ORPHAN_AGE_S - 1
+    new = store_file(swept, "new", recorded=False, age=1e6)
+    swept.call(swept.app.sweeper.remove_orphans())
+    assert paths(swept) == orphans | known | {late, new}
+    moment[0] += 2
+    swept.call(swept.app.sweeper.remove_orphans())
+    assert paths(swept) == known | {late, new}
     assert swept.app.sweeper.removed["orphans"] == 5
 
 

@@ -100,9 +100,16 @@ def worker(
 
 def _run_worker(settings: Settings, stages: tuple[Stage, ...]) -> None:
     os.environ.update(settings.hub_environment())
+    from ..jobs import StoreUnavailable
     from ..worker import run_worker
 
-    raise typer.Exit(run_worker(settings, stages=stages))
+    try:
+        code = run_worker(settings, stages=stages)
+    except StoreUnavailable as error:
+        # unlike a wrong setting this may be over soon: whoever keeps workers running tries again
+        typer.echo(f"Error: {error} {error.hint}".rstrip(), err=True)
+        code = 1
+    raise typer.Exit(code)
 
 
 def _stop_with_parent() -> None:

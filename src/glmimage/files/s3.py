@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 MAX_RETRIES = 4
+ANSWER_S = 60.0
+"""A bucket that has been silent for so long does not answer any more."""
 _OPTIONS = ("endpoint", "region", "path_style")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
@@ -87,8 +90,11 @@ class S3Files:
         data: Any = counted()
         if isinstance(content, bytes):
             data = b"".join([chunk async for chunk in data])
+        # a stream may be as slow as whoever sends it
+        limit = ANSWER_S if isinstance(content, bytes) else None
         try:
-            await obstore.put_async(self._store, check_path(path), data)
+            async with asyncio.timeout(limit):
+                await obstore.put_async(self._store, check_path(path), data)
         except (BaseError, OSError) as error:
             if failure is not None:
                 raise failure from None
@@ -106,15 +112,22 @@ class S3Files:
                 return
         options: Any = None if end is None else {"range": (start, end)}
         try:
-            result = await obstore.get_async(self._store, check_path(path), options=options)
-            async for chunk in result.stream():
+            async with asyncio.timeout(ANSWER_S):
+                result = await obstore.get_async(self._store, check_path(path), options=options)
+            chunks = aiter(result.stream())
+            while True:
+                async with asyncio.timeout(ANSWER_S):
+                    chunk = await anext(chunks, None)
+                if chunk is None:
+                    break
                 yield bytes(chunk)
         except (BaseError, OSError) as error:
             raise self._failure(error, path) from None
 
     async def info(self, path: str) -> FileInfo:
         try:
-            found = await obstore.head_async(self._store, check_path(path))
+            async with asyncio.timeout(ANSWER_S):
+                found = await obstore.head_async(self._store, check_path(path))
         except (BaseError, OSError) as error:
             raise self._failure(error, path) from None
         return FileInfo(path, int(found["size"]), found["last_modified"].timestamp())
@@ -124,14 +137,16 @@ class S3Files:
 
     async def rename(self, path: str, target: str) -> None:
         try:
-            await obstore.rename_async(self._store, check_path(path), check_path(target))
+            async with asyncio.timeout(ANSWER_S):
+                await obstore.rename_async(self._store, check_path(path), check_path(target))
         except (BaseError, OSError) as error:
             raise self._failure(error, path) from None
 
     async def delete(self, path: str) -> bool:
         try:
-            await obstore.head_async(self._store, check_path(path))
-            await obstore.delete_async(self._store, path)
+            async with asyncio.timeout(ANSWER_S):
+                await obstore.head_async(self._store, check_path(path))
+                await obstore.delete_async(self._store, path)
         except (FileNotFoundError, NotFoundError):
             return False
         except (BaseError, OSError) as error:
@@ -168,5 +183,7 @@ class S3Files:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "it does not answer"
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:200].rstrip(".")

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar, get_args
 
 import asyncpg
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, NullPool, event, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -41,6 +43,9 @@ SESSION = {
 }
 NUM_TRIES = 5
 RECONNECT_S = 1.0
+SILENCE_S = 60.0
+"""A statement without an answer for so long has a dead line; longer than the slowest takes."""
+CHECK_LISTENER_S = 30.0
 # deadlock, serialisation failure: the other transaction has won, and this one may run again
 REPEATABLE = frozenset({"40P01", "40001"})
 
@@ -68,26 +73,20 @@ class PostgresDatabase:
     async def open(cls, url: URL, *, create: bool) -> PostgresDatabase:
         """Connect; `create` makes or upgrades the tables. Raises StoreUnavailable."""
         address = url.set(drivername="postgresql+asyncpg")
+        # upgrading tables may take its time, and waits for another process that does
+        opening = create_async_engine(address, poolclass=NullPool)
+        try:
+            async with opening.begin() as connection:
+                await (_prepare if create else _check)(connection)
+        except (DBAPIError, OSError, asyncpg.PostgresError) as error:
+            raise _unavailable(error) from None
+        finally:
+            await opening.dispose()
         readers, writer = (
-            create_async_engine(
-                address,
-                pool_size=size,
-                max_overflow=size - 1,
-                connect_args={"server_settings": SESSION},
-                isolation_level=isolation,
-            )
+            _engine(address, size, isolation)
             # a read is at most one statement that matters, and saves two round trips
             for size, isolation in ((POOL_SIZE, "AUTOCOMMIT"), (1, "READ COMMITTED"))
         )
-        try:
-            async with writer.begin() as connection:
-                await (_prepare if create else _check)(connection)
-        except (DBAPIError, OSError, asyncpg.PostgresError) as error:
-            await writer.dispose()
-            raise _unavailable(error) from None
-        except BaseException:
-            await writer.dispose()
-            raise
         dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
         return cls(readers, writer, dsn)
 
@@ -181,19 +180,25 @@ class PostgresDatabase:
     async def _run(
         self, engine: AsyncEngine, work: Callable[[Connection], Any], *, lost_repeats: bool = False
     ) -> Any:
-        """Run work in a transaction; again when it lost against another one."""
+        """Run work in a transaction; again when it lost against another one, or its connection.
+
+        Without a connection nothing was written, unless it broke while the commit was on its way.
+        """
         for attempt in range(NUM_TRIES):
-            begun = False
+            committing = False
             try:
                 async with engine.begin() as connection:
-                    begun = True
-                    return await connection.run_sync(work)
-            except DBAPIError as error:
-                lost = error.connection_invalidated and (lost_repeats or not begun)
-                if not (lost or _repeatable(error)) or attempt == NUM_TRIES - 1:
-                    raise _unavailable(error) from None
-            except (OSError, asyncpg.PostgresError) as error:
+                    answer = await connection.run_sync(work)
+                    committing = True
+                return answer
+            except TimeoutError as error:
                 raise _unavailable(error) from None
+            except (DBAPIError, OSError, asyncpg.PostgresError) as error:
+                may_repeat = _repeatable(error) or (
+                    _connection_lost(error) and (lost_repeats or not committing)
+                )
+                if not may_repeat or attempt == NUM_TRIES - 1:
+                    raise _unavailable(error) from None
             await asyncio.sleep(0.005 * 2**attempt * random.random())
         raise AssertionError  # the last attempt returns or raises
 
@@ -201,7 +206,7 @@ class PostgresDatabase:
         """Hold a connection that is told of every write; make a new one when it breaks."""
         while True:
             try:
-                connection = await asyncpg.connect(self._dsn)
+                connection = await asyncpg.connect(self._dsn, timeout=SILENCE_S)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await asyncio.sleep(RECONNECT_S)
                 continue
@@ -210,7 +215,12 @@ class PostgresDatabase:
                 connection.add_termination_listener(lambda _: closed.set())  # noqa: B023
                 await connection.add_listener(CHANNEL, self._hear)
                 self._wake(*self._moments)  # for what was missed while nobody listened
-                await closed.wait()
+                while not closed.is_set():
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(closed.wait(), CHECK_LISTENER_S)
+                        break
+                    # a line that is dead without having been closed would never tell anything
+                    await connection.execute("SELECT 1", timeout=SILENCE_S)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await asyncio.sleep(RECONNECT_S)
             finally:
@@ -227,6 +237,22 @@ class PostgresDatabase:
             self._moments[topic] += 1
             written, self._written[topic] = self._written[topic], asyncio.Event()
             written.set()
+
+
+def _engine(address: URL, size: int, isolation: Any) -> AsyncEngine:
+    engine = create_async_engine(
+        address,
+        pool_size=size,
+        max_overflow=size - 1,
+        connect_args={
+            "server_settings": SESSION,
+            "command_timeout": SILENCE_S,
+            "timeout": SILENCE_S,
+        },
+        isolation_level=isolation,
+    )
+    event.listen(engine.sync_engine, "handle_error", _give_up_silent_line)
+    return engine
 
 
 class _Task(NamedTuple):
@@ -267,8 +293,20 @@ def _run_all(batch: Sequence[Callable[[Connection], Any]], connection: Connectio
     return answers
 
 
-def _repeatable(error: DBAPIError) -> bool:
-    return getattr(error.orig, "sqlstate", "") in REPEATABLE
+def _repeatable(error: BaseException) -> bool:
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", "") in REPEATABLE
+
+
+def _connection_lost(error: BaseException) -> bool:
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated
+    return isinstance(error, OSError | asyncpg.PostgresConnectionError)
+
+
+def _give_up_silent_line(context: ExceptionContext) -> None:
+    """Have a connection replaced that did not answer in time, and all that are as old."""
+    if isinstance(context.original_exception, TimeoutError):
+        context.is_disconnect = True
 
 
 async def _check(connection: AsyncConnection) -> None:
@@ -291,6 +329,8 @@ async def _prepare(connection: AsyncConnection) -> None:
 def _unavailable(error: BaseException) -> StoreUnavailable:
     original = error.orig if isinstance(error, DBAPIError) else error
     reason = " ".join(str(original).split()).rpartition(">: ")[2] or type(original).__name__
+    if isinstance(original, TimeoutError):
+        reason = "it does not answer"
     hint = "Is PostgreSQL running and the address right?"
     if isinstance(error, DBAPIError) and not isinstance(error, InterfaceError):
         hint = "" if not error.connection_invalidated else hint

@@ -77,17 +77,31 @@ def _delete_jobs(connection: Connection, ids: Sequence[str]) -> int:
     return len(ids)
 
 
-def keep_order(connection: Connection, ageing_s: float) -> None:
+def keep_order(
+    connection: Connection, ageing_s: float, longest_lease_s: float, *, recover: bool = True
+) -> None:
     """Free lost leases, expire deadlines, age the queue; in one place at a time."""
     if not is_sqlite(connection):
         query = text("SELECT pg_try_advisory_xact_lock(:name)")
         if not connection.execute(query, {"name": HOUSEKEEPING_LOCK}).scalar_one():
             return  # another process is at it
-    recover_leases(connection)
+    shorten_leases(connection, longest_lease_s)
+    if recover:
+        recover_leases(connection)
     expire_starts(connection)
     restart_orphans(connection)
     order.age_queue(connection, ageing_s)
     order.drop_empty_buckets(connection)
+
+
+def shorten_leases(connection: Connection, longest_s: float) -> int:
+    """Let leases that end later than any can end in `longest_s`: the clock was put back.
+
+    A worker that lives sets its own anew; one that is dead would hold its jobs until then.
+    """
+    latest = store_time(connection) + longest_s
+    shortened = update(jobs).where(jobs.c.lease_until > latest).values(lease_until=latest)
+    return connection.execute(shortened).rowcount
 
 
 def restart_orphans(connection: Connection) -> int:

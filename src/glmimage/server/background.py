@@ -6,11 +6,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from ..jobs import StoreUnavailable
 from .services import Services
 
 Duty = Callable[[Services], Awaitable[None]]
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
+STORE_PAUSE_S = 1.0
+"""Before the store is asked again after it has failed; it comes back for all at once."""
 log = logging.getLogger(__name__)
 
 
@@ -39,6 +42,10 @@ class Background:
             began = loop.time()
             try:
                 await duty(self._services)
+            except StoreUnavailable as error:
+                log.warning("%s waits for the database: %s", duty.__name__, error)
+                await asyncio.sleep(STORE_PAUSE_S)
+                continue
             except Exception:
                 log.exception("%s failed; it starts again in %.1f s", duty.__name__, pause_s)
             if loop.time() - began > 2 * LONGEST_PAUSE_S:

@@ -20,9 +20,9 @@ class Capacity:
 
     def __init__(self, settings: Settings, store: JobStore, live: LiveJobs) -> None:
         self._settings, self._store, self._live = settings, store, live
-        self._started = time.time()
+        self._started = time.monotonic()
         self._workers: list[Worker] = []
-        self._asked = -REMEMBERED_S
+        self._asked, self._store_time = -REMEMBERED_S, 0.0
 
     async def workers(self, within_s: float = STALE_AFTER_S) -> list[Worker]:
         """Return the workers seen lately."""
@@ -30,14 +30,15 @@ class Capacity:
         if now - self._asked >= REMEMBERED_S:
             self._asked = now
             longest = max(self._settings.no_worker_timeout_s, STALE_AFTER_S)
-            self._workers = await self._store.live_workers(time.time() - longest)
-        since = time.time() - within_s
+            self._store_time = await self._store.now()  # workers are seen by that clock
+            self._workers = await self._store.live_workers(self._store_time - longest)
+        since = self._store_time - within_s
         return [worker for worker in self._workers if worker.seen_at >= since]
 
     async def check_workers(self) -> None:
         """Raise 503 when no worker has been alive for the set time."""
         patience = self._settings.no_worker_timeout_s
-        if time.time() - self._started < patience or await self.workers(patience):
+        if time.monotonic() - self._started < patience or await self.workers(patience):
             return
         raise RequestError(
             "runner_scheduling_failure",

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
-from ..jobs import Job, JobStore, LogEntry
+from ..jobs import Job, JobStore, LogEntry, StoreUnavailable
 from .open_jobs import OpenJobs
+
+T = TypeVar("T")
 
 MAX_ENDED = 5_000
 """Ended jobs that are remembered; older ones are asked from the store."""
@@ -20,6 +25,19 @@ NEWS_S = 60.0
 FEED_WAIT_S = 5.0
 FEED_PAUSE_S = 0.003
 """Changes that come together are read together."""
+STORE_PAUSE_S = 0.5
+"""Before the store is asked again after it has failed."""
+log = logging.getLogger(__name__)
+
+
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask the store for somebody who can wait; again while it is away."""
+    while True:
+        try:
+            return await ask()
+        except StoreUnavailable as error:
+            log.warning("What is under way waits for the database: %s", error)
+            await asyncio.sleep(STORE_PAUSE_S)
 
 
 class LiveJobs:
@@ -52,7 +70,13 @@ class LiveJobs:
         self._wake_all()
         self._loaded.set()
         while True:
-            changed = await self._store.wait_for_changes(number, FEED_WAIT_S)
+            try:
+                changed = await self._store.wait_for_changes(number, FEED_WAIT_S)
+            except StoreUnavailable as error:
+                # nothing of the feed is lost meanwhile; it is read on from where it was
+                log.warning("The status of requests is late: %s", error)
+                await asyncio.sleep(STORE_PAUSE_S)
+                continue
             for job in changed:
                 self.put(job)
                 number = job.change_number
@@ -161,7 +185,7 @@ class LiveJobs:
             shown = -1
             while True:
                 event.clear()
-                job = await self.get(job_id)
+                job = await patiently(partial(self.get, job_id))
                 if job is None:
                     return
                 if job.change_number != shown:

@@ -27,7 +27,7 @@ WORKER_SEEN_S = 60.0
 
 async def metrics(services: Services, request: Request) -> Response:
     """Answer in Prometheus' text form."""
-    workers = await services.store.live_workers(time.time() - WORKER_SEEN_S)
+    workers = await services.store.live_workers(await services.store.now() - WORKER_SEEN_S)
     snapshots: list[tuple[Snapshot, Mapping[str, str]]] = [
         (services.counters.meters.snapshot(), {}),
         (_counted(services), {}),

@@ -7,6 +7,7 @@ import logging
 import time
 import uuid
 from contextlib import suppress
+from functools import partial
 
 from ..errors import GlmImageError
 from ..jobs import Claim, LeaseLost
@@ -14,6 +15,7 @@ from ..policy.errors import ServiceUnavailable
 from ..telemetry.logs import while_about
 from .fal.errors import ModelError, content_policy_violation, detail_item
 from .fal.schemas import ImageToImageInput, validate
+from .live_jobs import patiently
 from .references import fetch_missing
 from .reuse_keys import prior_key
 from .services import Services
@@ -83,7 +85,7 @@ async def _prepare_or_say_why(services: Services, claim: Claim) -> None:
 async def _until_unwanted(services: Services, claim: Claim) -> str:
     """Keep the lease; return "cancelled" or "lost"."""
     while True:
-        beat = await services.store.heartbeat([claim], LEASE_S)
+        beat = await patiently(partial(services.store.heartbeat, [claim], LEASE_S))
         if claim.job.id in beat.lost:
             return "lost"
         if claim.job.id in beat.cancelled:
@@ -148,4 +150,4 @@ async def _make_ready(services: Services, claim: Claim) -> None:
         identities,
         services.settings.model,
     )
-    await services.store.prepared(claim, document, file_ids, key)
+    await patiently(partial(services.store.prepared, claim, document, file_ids, key))

@@ -228,7 +228,10 @@ class _Certificate:
 
 async def _tell_ready(store: JobStore, began: float, tell: Callbacks) -> None:
     """Wait for the first worker whose model is loaded."""
-    while not any(worker.ready for worker in await store.live_workers(time.time() - WORKER_SEEN_S)):
+    while True:
+        workers = await store.live_workers(await store.now() - WORKER_SEEN_S)
+        if any(worker.ready for worker in workers):
+            break
         await asyncio.sleep(READY_CHECK_S)
     tell.ready(time.monotonic() - began)
 

@@ -146,14 +146,12 @@ async def _refuse(
 
 def _common(services: Services, asked: Submission, job_id: str) -> NewJob:
     caller = asked.caller
-    deadline = None if caller.start_timeout_s is None else time.time() + caller.start_timeout_s
     return NewJob(
         id=job_id,
         endpoint=asked.endpoint,
         input={},
         api_key_id=caller.key_id,
         priority=caller.priority,
-        start_deadline=deadline,
         max_queue_length=services.capacity.queue_limit(asked.max_queue_length),
         webhook_url=asked.webhook_url,
         lifecycle=caller.lifecycle,
@@ -227,6 +225,9 @@ async def _enqueue(
 ) -> Submitted:
     try:
         await services.capacity.check_workers()
+        if asked.caller.start_timeout_s is not None:
+            deadline = await services.store.now() + asked.caller.start_timeout_s
+            new = replace(new, start_deadline=deadline)
         job, position = await services.store.enqueue(new)
     except (QueueFull, RequestError) as error:
         refusal = queue_full(error) if isinstance(error, QueueFull) else error

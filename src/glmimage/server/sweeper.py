@@ -8,9 +8,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from ..files import FileInfo, FilesError
+from ..files import FilesError
 from ..jobs import StoreUnavailable
 from .fal.uploads import MULTIPART_LIFETIME_S, PARTS_FOLDER
+from .preparation import LEASE_S as PREPARATION_LEASE_S
 from .services import Services
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,9 @@ LOOK_S = 5.0
 EXPIRY_S = 30.0
 ORPHANS_S = 3600.0
 ORPHAN_AGE_S = 3600.0
-"""A file is stored before it is written down; younger ones may be on their way."""
+"""A file is stored before it is written down; one that was found lately may be on its way."""
+LEASES_AT_MOST = 10.0
+"""How much longer than ours a lease may be that was not given by a clock since put back."""
 UNSTORED_S = 3600.0
 """What came with X-Fal-Store-IO: 0 can be read for so long."""
 BATCH = 500
@@ -32,12 +35,13 @@ class Sweeper:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._tasks: list[asyncio.Task[None]] = []
+        self._unknown: dict[str, float] = {}
         self.removed = services.counters.swept
 
     def start(self) -> None:
         """Begin; belongs to the running event loop."""
         for name, every_s, work in (
-            ("order", ORDER_S, self._services.store.keep_order),
+            ("order", ORDER_S, self.keep_order),
             ("expiry", EXPIRY_S, self.remove_expired),
             ("orphans", ORPHANS_S, self.remove_orphans),
         ):
@@ -50,10 +54,15 @@ class Sweeper:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
 
+    async def keep_order(self) -> None:
+        """Free lost leases, expire deadlines, age the queue."""
+        longest_s = LEASES_AT_MOST * max(self._services.settings.lease_s, PREPARATION_LEASE_S)
+        await self._services.store.keep_order(longest_lease_s=longest_s)
+
     async def remove_expired(self) -> None:
         """Delete files whose time is over, then results and history that are old."""
         store, settings = self._services.store, self._services.settings
-        now = time.time()
+        now = await store.now()
         while records := await store.expired_files(now, BATCH):
             gone = []
             for record in records:
@@ -73,29 +82,39 @@ class Sweeper:
             self.removed["history"] += count
 
     async def remove_orphans(self) -> None:
-        """Delete files without a record, parts of uploads that never ended, unfinished writes."""
+        """Delete files without a record, parts of uploads that never ended, unfinished writes.
+
+        A file has to be found without a record twice, an hour of the monotonic clock apart: its
+        own date is another machine's, or older than it seems after the clock was put forward.
+        """
         files, now = self._services.files, time.time()
         self.removed["unfinished"] += await files.remove_unfinished(ORPHAN_AGE_S)
-        waiting: list[FileInfo] = []
+        found: list[str] = []
+        unknown: dict[str, float] = {}
         async for info in files.list():
             if info.path.startswith(f"{PARTS_FOLDER}/"):
                 if info.modified < now - MULTIPART_LIFETIME_S:
                     self.removed["parts"] += await files.delete(info.path)
                 continue
-            if info.modified < now - ORPHAN_AGE_S:
-                waiting.append(info)
-            if len(waiting) >= BATCH:
-                await self._remove_unknown(waiting)
-                waiting = []
-        await self._remove_unknown(waiting)
+            found.append(info.path)
+            if len(found) >= BATCH:
+                unknown |= await self._remove_unknown(found)
+                found = []
+        self._unknown = unknown | await self._remove_unknown(found)
 
-    async def _remove_unknown(self, found: list[FileInfo]) -> None:
-        if not found:
-            return
-        known = await self._services.store.known_paths([info.path for info in found])
-        for info in found:
-            if info.path not in known:
-                self.removed["orphans"] += await self._services.files.delete(info.path)
+    async def _remove_unknown(self, found: list[str]) -> dict[str, float]:
+        """Delete those that nobody has known for long; return since when others are unknown."""
+        known = await self._services.store.known_paths(found) if found else set()
+        waiting: dict[str, float] = {}
+        for path in found:
+            if path in known:
+                continue
+            since = self._unknown.get(path, time.monotonic())
+            if time.monotonic() - since >= ORPHAN_AGE_S and path in self._unknown:
+                self.removed["orphans"] += await self._services.files.delete(path)
+            else:
+                waiting[path] = since
+        return waiting
 
     async def _repeat(self, every_s: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -59,9 +59,8 @@ class WebhookSender:
         await asyncio.gather(*left, return_exceptions=True)
         for webhook in left.values():
             with contextlib.suppress(StoreUnavailable):
-                await self._services.store.webhook_failed(
-                    webhook.id, "The server was stopped.", time.time()
-                )
+                store = self._services.store
+                await store.webhook_failed(webhook.id, "The server was stopped.", await store.now())
 
     async def deliver_due(self) -> int:
         """Start the deliveries that are due now and return how many these are."""
@@ -83,9 +82,10 @@ class WebhookSender:
     async def _run(self) -> None:
         while True:
             try:
-                if await self._services.store.lead():
-                    at = await self._services.store.next_webhook_at()
-                    if at is not None and at <= time.time():
+                store = self._services.store
+                if await store.lead():
+                    at = await store.next_webhook_at()
+                    if at is not None and at <= await store.now():
                         await self.deliver_due()
             except StoreUnavailable as error:
                 log.warning("Webhooks wait for the database: %s", error)
@@ -150,14 +150,15 @@ class WebhookSender:
     async def _fail(
         self, webhook: Webhook, reason: str, status: int | None = None, *, for_good: bool = False
     ) -> None:
-        again = None if for_good else self._next_attempt(webhook)
+        now = await self._services.store.now()
+        again = None if for_good else self._next_attempt(webhook, now)
         self.outcomes["failed" if again is None else "retried"] += 1
         if again is None:
             log.warning("Webhook of request %s is given up: %s", webhook.job_id, reason)
         await self._services.store.webhook_failed(webhook.id, reason, again, status)
 
-    def _next_attempt(self, webhook: Webhook) -> float | None:
+    def _next_attempt(self, webhook: Webhook, now: float) -> float | None:
         delay = FIRST_DELAY_S * 2.0 ** min(webhook.attempts, 20)
-        at = time.time() + delay * random.uniform(0.9, 1.1)
+        at = now + delay * random.uniform(0.9, 1.1)
         last = webhook.created_at + self._services.settings.webhook_window_s * 1.1
         return at if at <= last else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import GlmImageError, InvalidRequest
 from ..evaluation.judge import Reads
-from ..files import FilesError
+from ..files import FilesError, StorageFull, StorageUnavailable
 from ..jobs import Claim, FileRecord, LeaseLost, Prior, StoreUnavailable, Usage
 from ..telemetry.logs import about_request
 from ..types import Failed, GenerationRequest, PictureReady
@@ -38,11 +38,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RETRY_PAUSE_S = 0.5
-NUM_STORE_TRIES = 20
-"""How often a file is tried to be stored; the disk may have room again soon."""
+STORE_FOR_S = 600.0
+"""How long a finished picture is kept for a disk that is full or a bucket that refuses."""
 log = logging.getLogger(__name__)
 # checking and encoding take tens of milliseconds, in which the engine goes on
 _finishers = ThreadPoolExecutor(1, "finisher")
+
+
+class _ToldToLeave(Exception):
+    """Carry "cancel" or "hand back" out of a wait for the storage."""
+
+    def __init__(self, item: object) -> None:
+        super().__init__(item)
+        self.item = item
 
 
 class JobInHand:
@@ -71,10 +79,13 @@ class JobInHand:
         """Work until the job has left our hands."""
         about_request(self.claim.job.id, self.claim.job.trace_context)
         try:
-            if not await self._begin():
-                return
-            while not await self._handle(await self.items.get()):
-                pass
+            try:
+                if not await self._begin():
+                    return
+                while not await self._handle(await self.items.get()):
+                    pass
+            except _ToldToLeave as told:
+                await self._handle(told.item)
         except LeaseLost:
             log.warning("The lease on job %s is lost.", self.claim.job.id)
             self._drop()
@@ -90,18 +101,22 @@ class JobInHand:
         from .link import Begin
 
         claim, store = self.claim, self.link.store
-        request = self._request = await build_request(claim, store, self.link.files)
+        request = self._request = await self._when_storage_is_there(
+            lambda: self._insist(lambda: build_request(claim, store, self.link.files))
+        )
         if reads_text(claim.job.input or {}):
             await self._make_reader()
-        priors = claim.priors
-        if not priors and claim.job.prior_key and self.link.settings.result_cache:
-            priors = await store.find_cached_prior(claim.job.prior_key, self.link.profile.revision)
+        priors, prior_key = claim.priors, claim.job.prior_key
+        if not priors and prior_key and self.link.settings.result_cache:
+            revision = self.link.profile.revision
+            priors = await self._insist(lambda: store.find_cached_prior(prior_key, revision))
             hit = len(priors) == claim.job.num_images
             outcome = "hit" if hit else "miss"
             self.link.report.meters.count("glmimage_prior_cache_total", outcome=outcome)
             if hit:
                 await self._save(priors, "decode" not in self.link.profile.stages)
-                await store.log(claim.job.id, "The prior of an equal request is used again.")
+                message = "The prior of an equal request is used again."
+                await self._insist(lambda: store.log(claim.job.id, message))
                 if "decode" not in self.link.profile.stages:
                     return False
             else:
@@ -178,7 +193,7 @@ class JobInHand:
                     record = file_record(self.claim, picture, lifetime_s, time.time())
                     records.append(record)
                     await self._put(record.path, picture.content)
-            await self.link.write_logs()
+            await self._insist(self.link.write_logs)
             result, used = self._result(pictures, records) | tokens, self._usage()
             with self.link.tracer.span("finish", job.trace_context):
                 await self._leave(lambda: self.link.store.finish(self.claim, result, records, used))
@@ -253,15 +268,22 @@ class JobInHand:
         return Usage(self.claim.job.megapixels, self.link.settings.unit_price, duration_s)
 
     async def _put(self, path: str, content: bytes) -> None:
-        for attempt in range(NUM_STORE_TRIES):
+        await self._when_storage_is_there(lambda: self.link.files.put(path, content))
+
+    async def _when_storage_is_there(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Repeat while files cannot be read or stored, unless told to leave the job."""
+        deadline = time.monotonic() + STORE_FOR_S
+        while True:
             try:
-                await self.link.files.put(path, content)
-                return
-            except FilesError as error:
-                if attempt == NUM_STORE_TRIES - 1:
+                return await work()
+            except (StorageFull, StorageUnavailable) as error:
+                if time.monotonic() > deadline:
                     raise
-                log.warning("A picture cannot be stored yet: %s", error)
-                await asyncio.sleep(RETRY_PAUSE_S)
+                log.warning("Job %s waits for the storage: %s", self.claim.job.id, error)
+            with suppress(TimeoutError):
+                item = await asyncio.wait_for(self.items.get(), RETRY_PAUSE_S)
+                if item in ("cancel", "hand back"):
+                    raise _ToldToLeave(item)
 
     async def _fail(self, error: GlmImageError) -> None:
         status, body, retryable = error_body(error)

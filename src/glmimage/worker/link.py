@@ -24,7 +24,7 @@ from ..config import Settings
 from ..errors import GlmImageError
 from ..evaluation.judge import Reads
 from ..files import FileStore, open_file_store
-from ..jobs import Claim, JobStore, Prior, Stage
+from ..jobs import Claim, JobStore, Prior, Stage, StoreUnavailable
 from ..policy.picture_check import PictureChecker
 from ..telemetry.tracing import Values, open_tracer
 from ..types import GenerationRequest
@@ -165,7 +165,8 @@ class StoreLink:
 
     async def _start(self, revision: str, info: Mapping[str, Any]) -> None:
         self.profile.revision, self.profile.info = revision, info
-        await self._report_alive()
+        with suppress(StoreUnavailable):  # a store that is away just now is told in a moment
+            await self._report_alive()
         lease_s = self.settings.lease_s
         self._room.set()
         self._begin_duty("heartbeat", self._beat, lease_s / BEATS_PER_LEASE)
@@ -295,8 +296,13 @@ class StoreLink:
         done = [
             (self.in_hand[id].claim, part) for id, part in progress.items() if id in self.in_hand
         ]
-        if mine:
+        if not mine:
+            return
+        try:
             await self.store.report(mine, done)
+        except StoreUnavailable:
+            self._entries, self._progress = mine + self._entries, progress | self._progress
+            raise
 
     def _send(self, job_id: str, item: object) -> None:
         job = self.in_hand.get(job_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from ...jobs import Job
 from ..body import read_input
 from ..event_stream import EventStream
+from ..live_jobs import patiently
 from ..responses import JsonResponse
 from ..routing import Route
 from ..services import Services
@@ -118,10 +120,11 @@ async def _statuses(
     with_logs, num_sent = wants_logs(request), 0
     shown: dict[str, Any] = {}
     async for current in services.live.changes(job.id):
-        position = await services.live.position(current) if current.waiting else 0
-        logs = None
+        position, logs = 0, None
+        if current.waiting:
+            position = await patiently(partial(services.live.position, current))
         if with_logs and not current.waiting:
-            entries = await services.live.logs(current)
+            entries = await patiently(partial(services.live.logs, current))
             logs = entries[num_sent:]
             num_sent = len(entries)
         body = status_body(current, base, position, logs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from starlette.background import BackgroundTask
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from ...jobs import Job
 from ..body import read_input
 from ..event_stream import until_hang_up
+from ..live_jobs import patiently
 from ..responses import JsonResponse, error_response
 from ..routing import Route
 from ..services import Services
@@ -58,7 +60,7 @@ async def ended_before_hang_up(services: Services, request: Request, job: Job) -
 
 async def answer(services: Services, request: Request, job_id: str) -> Response:
     """Return what a job that has ended came to; forget it when it is not to be kept."""
-    job = await services.store.get(job_id)
+    job = await patiently(partial(services.store.get, job_id))
     if job is None:
         raise NotFound
     response = answer_of(job, services.addresses.files(request))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -11,6 +12,7 @@ from starlette.responses import Response
 from ...jobs import Job
 from ..body import read_input
 from ..event_stream import EventStream
+from ..live_jobs import patiently
 from ..routing import Route
 from ..services import Services
 from ..submission import submission_of, submit
@@ -44,13 +46,13 @@ async def _events(services: Services, request: Request, job: Job) -> AsyncIterat
         if current.ended:
             break
         event = await _progress(services, current)
-        entries = await services.live.logs(current)
+        entries = await patiently(partial(services.live.logs, current))
         event["logs"] = [log_entry(entry) for entry in entries[num_sent:]]
         num_sent = len(entries)
         if event != shown:
             shown = event
             yield event
-    ended = await services.store.get(job.id)
+    ended = await patiently(partial(services.store.get, job.id))
     found = None if ended is None else result_body(ended, services.addresses.files(request))
     yield {"detail": "The request was deleted."} if found is None else found[1]
     if not job.store_io:
@@ -59,7 +61,7 @@ async def _events(services: Services, request: Request, job: Job) -> AsyncIterat
 
 async def _progress(services: Services, job: Job) -> dict[str, Any]:
     if job.waiting:
-        position = await services.live.position(job)
+        position = await patiently(partial(services.live.position, job))
         return {"status": "IN_QUEUE", "request_id": job.id, "queue_position": position}
     return {"status": "IN_PROGRESS", "request_id": job.id, "progress": round(job.progress, 3)}
 
