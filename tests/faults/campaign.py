@@ -116,7 +116,7 @@ class Campaign:
 
     def _kill(self):
         """Kill something every few seconds, but let one job end in between."""
-        ended = 0
+        ended = -1
         while not self._done.wait(self.kill_every_s):
             waited = time.monotonic()
             while self._num_ended() == ended and time.monotonic() - waited < 20:

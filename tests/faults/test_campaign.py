@@ -12,7 +12,7 @@ NUM_JOBS = 6
 def test_every_job_ends_once_with_its_picture(tmp_path, tiny_dir, expected, database):
     try:
         with bucket_and_database(tmp_path, tiny_dir, database, SETTINGS) as (service, postgres):
-            campaign = Campaign(service, NUM_JOBS, [7, 8], 3.0, postgres)
+            campaign = Campaign(service, NUM_JOBS, [7, 8], 1.0, postgres)
             report = campaign.run()
             report |= campaign.compare(lambda seed: expected(seed, STEPS))
     except NoPostgres as error:
@@ -20,4 +20,4 @@ def test_every_job_ends_once_with_its_picture(tmp_path, tiny_dir, expected, data
     assert failed(report) == {}, report
     assert report["jobs accepted"] == NUM_JOBS
     assert report["ended exactly once"] == report["pictures equal to generate()"] >= NUM_JOBS
-    assert sum(report["kills"].values()) >= 2, report
+    assert sum(report["kills"].values()) >= 1, report
