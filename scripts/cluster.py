@@ -214,7 +214,8 @@ class Cluster:
         for balancer in (self.http, self.https):
             asyncio.run_coroutine_threadsafe(balancer.open(), loop).result(10)
         self.data_dir = self.folder / "client"
-        (self.data_dir / "keys").mkdir(parents=True)
+        for part in ("keys", "tls"):
+            (self.data_dir / part).mkdir(parents=True)
         self.key = read_first_key(self.folder / "gateway-1") or ""
         (self.data_dir / "keys" / "first-key").write_text(f"{self.key}\n")
         addresses = (f"127.0.0.1:{self.http.port}", f"127.0.0.1:{self.https.port}")
