@@ -48,9 +48,9 @@ def _run(target, environment, log, options):
         die_at(point)
     if (slow_s := options.pop("slow_s", None)) is not None:
         paint_slowly(slow_s)
-    from glmimage.cli.service import _set_up_logging
+    from glmimage.telemetry.logs import set_up_logging
 
-    _set_up_logging()
+    set_up_logging("human")
     sys.exit({"worker": _work, "gateway": _serve}[target](**options))
 
 
