@@ -79,7 +79,7 @@ def test_paint_and_watch(visit, service, shoot):
         shoot(page, "02-queued")
     page.wait_for_selector("img.preview")
     with standing_still(service):
-        assert page.evaluate("document.querySelector('img.preview').naturalWidth") == 256
+        page.wait_for_function("document.querySelector('img.preview').naturalWidth === 256")
         shoot(page, "03-preview")
     page.wait_for_selector("text=/about .* left/")
     with standing_still(service):
