@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .errors import InvalidSettings
+from .lossy import Lossy
 
 PREFIX = "GLMIMAGE_"
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
@@ -36,6 +37,11 @@ class Settings(BaseSettings):
     memory: Literal["auto", "resident", "staged", "layered"] = Field(
         "auto",
         description="keep the whole model on the device, one stage at a time, or layer by layer",
+    )
+    lossy: str = Field(
+        "",
+        description="what may be traded for speed or memory, such as "
+        "weights=int8,guidance=0-0.6,step_cache=0.08; pictures change",
     )
     cache_dir: Path | None = Field(None, description="where downloaded models are kept")
     offline: bool = Field(False, description="never download")
@@ -223,6 +229,14 @@ class Settings(BaseSettings):
         if kind not in ("auto", "cpu", "cuda", "mps") or (separator and not indexed):
             raise ValueError(f"it must be {DEVICES}")
         return value
+
+    @field_validator("lossy")
+    @classmethod
+    def _lossy_is_known(cls, value: str) -> str:
+        try:
+            return str(Lossy.parse(value))
+        except InvalidSettings as error:
+            raise ValueError(f"{str(error).rstrip('.')}") from None
 
     @field_validator("data_dir")
     @classmethod

@@ -32,6 +32,7 @@ from .model.prompt import fill_sources, get_glyph_texts
 from .model.reference_cache import ReferenceCache
 from .model.sampling import RandomStream
 from .model.schedule import euler_step, make_schedule
+from .model.step_cache import StepCache
 from .picture import Picture, make_pictures, share_time
 from .stages import DecodeStage, PriorStage, Stages
 from .token_loop import KV_TOKENS, NUM_SLOTS, TokenLoop
@@ -143,10 +144,12 @@ def denoise(
     all_times = dit.prepare_times(
         schedule.model_timesteps[:, None].to(device), target_size, torch.zeros_like(target_size)
     )
+    threshold, num_steps = stage.lossy.step_cache, len(all_times)
+    caches = [StepCache(threshold) if threshold else None for _ in range(2)]
     for step, times in enumerate(all_times):
-        velocity = dit.velocity(latents, painted, times)
-        if guided:
-            unguided = dit.velocity(latents, plain, times)
+        velocity = dit.velocity(latents, painted, times, caches[0])
+        if guided and stage.lossy.guides(step, num_steps):
+            unguided = dit.velocity(latents, plain, times, caches[1])
             velocity = unguided + request.guidance_scale * (velocity - unguided)
         latents = euler_step(latents, velocity, *schedule.sigmas[step : step + 2])
         yield latents
@@ -248,14 +251,16 @@ class Pipeline:
         dtype: str | None = None,
         memory: str = "auto",
         on_progress: OnProgress | None = None,
+        lossy: str = "",
     ) -> Pipeline:
         """Load a model: "nano", a folder in the diffusers layout, or a Hugging Face id.
 
         device, dtype: None has them chosen. memory: "resident", "staged" (only one of the two
         stages is in memory at a time), "layered" (their layers are read as they run) or "auto";
-        the pictures are the same. Raises ModelError, InvalidSettings or OutOfMemory.
+        the pictures are the same. lossy: what may be traded for speed or memory, see `Lossy`.
+        Raises ModelError, InvalidSettings or OutOfMemory.
         """
-        return cls(Stages.load(model, device, dtype, memory, on_progress))
+        return cls(Stages.load(model, device, dtype, memory, on_progress, lossy))
 
     def stream(self, prompt: str | GenerationRequest, **options: Any) -> Iterator[Event]:
         """Make what a request asks for, and say what happens while it happens.

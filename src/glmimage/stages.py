@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .errors import InvalidSettings
 from .loading.checkpoint import Checkpoint, resolve_model
 from .loading.tensors import OnProgress, read_json
+from .lossy import EXACT, Lossy
 from .memory import (
     CPU_SMALL_VALUES,
     Dtypes,
@@ -59,6 +61,7 @@ class DecodeStage:
     scheduler_config: Mapping[str, Any]
     vae_pixels: int
     device: torch.device
+    lossy: Lossy = EXACT
 
 
 class Stages:
@@ -74,7 +77,9 @@ class Stages:
         dtypes: Dtypes,
         plan: MemoryPlan,
         on_progress: OnProgress | None = None,
+        lossy: Lossy = EXACT,
     ) -> None:
+        self.lossy = lossy
         self.checkpoint, self.device, self.dtypes, self.plan = checkpoint, device, dtypes, plan
         self._on_progress = on_progress
         self._prior: PriorStage | None = None
@@ -91,14 +96,21 @@ class Stages:
         dtype: str | torch.dtype | None = None,
         memory: str = "auto",
         on_progress: OnProgress | None = None,
+        lossy: str = "",
     ) -> Stages:
         """Open a checkpoint and load what the memory plan keeps loaded."""
-        chosen = choose_device(device)
+        chosen, switches = choose_device(device), Lossy.parse(lossy)
         checkpoint = Checkpoint(resolve_model(model))
         prior_values = checkpoint.component_bytes(torch.int8)["prior"]
         dtypes = choose_dtypes(chosen, dtype, prior_values)
-        plan = plan_memory(needs(checkpoint, dtypes), free_bytes(chosen), memory)
-        return cls(checkpoint, chosen, dtypes, plan, on_progress)
+        counted = needs(checkpoint, dtypes, switches.weights)
+        if switches.weights and memory == "layered":
+            raise InvalidSettings(
+                f"memory='layered' and lossy='weights={switches.weights}' exclude each other.",
+                hint="Packed weights fit where the model would not: use memory='auto'.",
+            )
+        plan = plan_memory(counted, free_bytes(chosen), memory)
+        return cls(checkpoint, chosen, dtypes, plan, on_progress, switches)
 
     def prior(self) -> PriorStage:
         """Return the prior's components, loaded when they are not there."""
@@ -133,7 +145,7 @@ class Stages:
         config = checkpoint.prior_config
         sampling = SamplingConfig.from_dict(checkpoint.generation_config)
         num_codes = checkpoint.vq_config.num_embeddings
-        prior = checkpoint.load_prior(*where, self.plan.prior_layers)
+        prior = checkpoint.load_prior(*where, self.plan.prior_layers, self.lossy.weights)
         whole = self.plan.prior_layers is None
         small = whole and sum(weight.numel() for weight in prior.parameters()) < CPU_SMALL_VALUES
         return PriorStage(
@@ -154,17 +166,20 @@ class Stages:
             vae.autoencoder.to(memory_format=torch.channels_last)
         return DecodeStage(
             glyph=checkpoint.load_glyph(*where),
-            dit=checkpoint.load_dit(*where, self.plan.decode_layers),
+            dit=checkpoint.load_dit(*where, self.plan.decode_layers, self.lossy.weights),
             vae=vae,
             scheduler_config=checkpoint.scheduler_config,
             vae_pixels=self.plan.vae_pixels,
             device=self.device,
+            lossy=self.lossy,
         )
 
 
-def needs(checkpoint: Checkpoint, dtypes: Dtypes) -> Needs:
+def needs(checkpoint: Checkpoint, dtypes: Dtypes, weights: str = "") -> Needs:
     """Count what a checkpoint takes in these dtypes, from its configs and headers alone."""
-    written, painted = (checkpoint.component_bytes(d) for d in (dtypes.prior, dtypes.decode))
+    written, painted = (
+        checkpoint.component_bytes(dtype, weights) for dtype in (dtypes.prior, dtypes.decode)
+    )
     prior, dit = checkpoint.prior_config, checkpoint.dit_config
     # the VAE's last blocks hold about four maps of this many channels at the size of the picture
     channels = read_json(checkpoint.path, "vae/config.json")["block_out_channels"]
@@ -176,9 +191,10 @@ def needs(checkpoint: Checkpoint, dtypes: Dtypes) -> Needs:
         reference_patch=2 * dit.num_layers * dit.inner_dim * dtypes.decode.itemsize,
         vae_pixel=4 * widest * dtypes.decode.itemsize,
         prior_layer=_prior_layer_values(prior) * dtypes.prior.itemsize,
-        prior_layers=prior.num_layers,
+        # packed weights are not streamed: a plan without layers says when they do not fit
+        prior_layers=0 if weights else prior.num_layers,
         decode_layer=12 * dit.inner_dim**2 * dtypes.decode.itemsize,
-        decode_layers=dit.num_layers,
+        decode_layers=0 if weights else dit.num_layers,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..types import MAX_STEPS, MIN_STEPS, GenerationRequest, parse_size
-from .options import Device, Dtype, Memory, Model
+from .options import Device, Dtype, LossySwitches, Memory, Model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,6 +56,7 @@ def evaluate_text(
     device: Device = None,
     dtype: Dtype = None,
     memory: Memory = None,
+    lossy: LossySwitches = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the tables.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -83,7 +84,9 @@ def evaluate_text(
         options = {"num_inference_steps": steps, "guidance_scale": guidance}
         # refused now, not after the model is loaded
         GenerationRequest(rows[0].prompt, rows[0].width, rows[0].height, **options)  # type: ignore[arg-type]
-        settings = load_settings(model=model, device=device, dtype=dtype, memory=memory)
+        settings = load_settings(
+            model=model, device=device, dtype=dtype, memory=memory, lossy=lossy
+        )
         os.environ.update(settings.hub_environment())
         from ..loading.hub import resolve_model
 
@@ -91,7 +94,9 @@ def evaluate_text(
         version = checkpoint_fingerprint(folder)
         made_with |= {"model": settings.model, "model_version": version, **options}
         made_with |= {"device": settings.device, "dtype": settings.dtype}
-        placing = {"device": settings.device, "dtype": settings.dtype, "memory": settings.memory}
+        made_with |= {"lossy": settings.lossy} if settings.lossy else {}
+        placing = {"device": settings.device, "dtype": settings.dtype}
+        placing |= {"memory": settings.memory, "lossy": settings.lossy}
         paint = lambda: _load(folder, placing, options)  # noqa: E731
     name = prompts.stem + (f"-{size}" if size else "")
     path = out / f"{name}.jsonl"
@@ -115,7 +120,11 @@ def _load(folder: Path, placing: dict[str, str], options: dict[str, Any]) -> Pai
 
     chosen = {name: None if value == "auto" else value for name, value in placing.items()}
     pipeline = Pipeline.load(
-        str(folder), chosen["device"], chosen["dtype"], memory=placing["memory"]
+        str(folder),
+        chosen["device"],
+        chosen["dtype"],
+        memory=placing["memory"],
+        lossy=placing["lossy"],
     )
 
     def paint(row: Row, sources: Sequence[Image.Image]) -> Image.Image:

@@ -18,6 +18,15 @@ Memory = Annotated[
         help="resident, staged (one stage on the device), layered (layer by layer), or auto."
     ),
 ]
+LossySwitches = Annotated[
+    str | None,
+    typer.Option(
+        "--lossy",
+        metavar="SWITCHES",
+        help="What may be traded for speed or memory, such as "
+        "weights=int8,guidance=0-0.6,step_cache=0.08; see docs/lossy.md.",
+    ),
+]
 DataDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Everything the service keeps is here.")
 ]

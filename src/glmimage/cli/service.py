@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InvalidSettings
-from .options import DataDir, Device, Dtype, Memory, Model
+from .options import DataDir, Device, Dtype, LossySwitches, Memory, Model
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -40,6 +40,7 @@ def serve(
     device: Device = None,
     dtype: Dtype = None,
     memory: Memory = None,
+    lossy: LossySwitches = None,
 ) -> None:
     """Serve fal's API for GLM-Image: http and https, with a worker beside it."""
     from ..config import PREFIX, load_settings
@@ -56,9 +57,10 @@ def serve(
         device=device,
         dtype=dtype,
         memory=memory,
+        lossy=lossy,
     )
     # the worker reads the same settings, options included
-    for name in ("data_dir", "model", "device", "dtype", "memory"):
+    for name in ("data_dir", "model", "device", "dtype", "memory", "lossy"):
         os.environ[PREFIX + name.upper()] = str(getattr(settings, name))
     set_up_logging(settings.log_format, settings.log_level)
     from ..server.process import Callbacks, run_service
@@ -77,6 +79,7 @@ def worker(
     device: Device = None,
     dtype: Dtype = None,
     memory: Memory = None,
+    lossy: LossySwitches = None,
     until_stdin_closes: Annotated[
         bool, typer.Option(hidden=True, help="Stop when the process that started this is gone.")
     ] = False,
@@ -86,7 +89,7 @@ def worker(
     from ..telemetry.logs import set_up_logging
 
     settings = load_settings(
-        data_dir=data_dir, model=model, device=device, dtype=dtype, memory=memory
+        data_dir=data_dir, model=model, device=device, dtype=dtype, memory=memory, lossy=lossy
     )
     named = [part.strip() for part in stages.split(",")]
     chosen = tuple(stage for stage in STAGES if stage in named)

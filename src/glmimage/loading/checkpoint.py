@@ -6,7 +6,7 @@ sentence before anything is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from ..model.schedule import check_scheduler
 from ..model.vae import VAE
 from ..model.vision import VISION_IGNORED, VISION_TENSORS, VisionTokenizer
 from .hub import LAYOUT, PRIOR_FOLDER, resolve_model
+from .quantized import packed_bytes, quantizable
 from .streamed import stream_layers, streamed_names
 from .tensors import (
     Json,
@@ -109,20 +110,40 @@ class Checkpoint:
             "vae": _Network("vae", _DIFFUSERS_STEM, self._build_vae),
         }
         self._parts: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._packs: dict[str, frozenset[str]] = {}
         self._stored: dict[str, dict[str, StoredTensor]] = {}
         self._check_tensors()
 
-    def component_bytes(self, dtype: torch.dtype | None = None) -> dict[str, int]:
-        """Return the bytes of each network's weights in `dtype`, or as stored; loads nothing."""
+    def component_bytes(
+        self, dtype: torch.dtype | None = None, weights: str = ""
+    ) -> dict[str, int]:
+        """Return the bytes of each network's weights in `dtype`, or as stored; loads nothing.
+
+        weights: int8, int4 or fp8, as those of the layers are kept.
+        """
+
+        def size(name: str, tensor: StoredTensor, packs: Container[str]) -> int:
+            if dtype is None or tensor.packed is not None:
+                return tensor.num_bytes
+            if weights and name in packs:
+                return packed_bytes(tensor.shape[0], tensor.shape[1], weights)
+            return tensor.numel * dtype.itemsize
+
         sizes = {}
-        for name, parts in self._parts.items():
-            stored = self._stored[self._networks[name].folder]
-            tensors = [stored[part] for names in parts.values() for part in names]
-            sizes[name] = sum(
-                tensor.num_bytes if dtype is None else tensor.numel * dtype.itemsize
-                for tensor in tensors
+        for component, parts in self._parts.items():
+            stored = self._stored[self._networks[component].folder]
+            packs = self._packs[component] if component in ("prior", "dit") else frozenset()
+            sizes[component] = sum(
+                size(name, stored[part], packs) for name, names in parts.items() for part in names
             )
         return sizes
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the checkpoint itself holds weights packed to 4 bits."""
+        return any(
+            t.packed is not None for stored in self._stored.values() for t in stored.values()
+        )
 
     def load_prior(
         self,
@@ -130,9 +151,13 @@ class Checkpoint:
         dtype: torch.dtype = torch.float32,
         on_progress: OnProgress | None = None,
         kept_layers: int | None = None,
+        weights: str = "",
     ) -> PriorModel:
-        """Load it; with kept_layers, the layers behind the first so many are streamed."""
-        return self._load("prior", PriorModel, device, dtype, on_progress, kept_layers)
+        """Load it; the layers behind the first `kept_layers` are streamed.
+
+        weights: int8, int4 or fp8 keeps the layers' weights so.
+        """
+        return self._load("prior", PriorModel, device, dtype, on_progress, kept_layers, weights)
 
     def load_vision(
         self,
@@ -148,9 +173,13 @@ class Checkpoint:
         dtype: torch.dtype = torch.float32,
         on_progress: OnProgress | None = None,
         kept_layers: int | None = None,
+        weights: str = "",
     ) -> DiT:
-        """Load it; with kept_layers, the layers behind the first so many are streamed."""
-        return self._load("dit", DiT, device, dtype, on_progress, kept_layers)
+        """Load it; the layers behind the first `kept_layers` are streamed.
+
+        weights: int8, int4 or fp8 keeps the layers' weights so.
+        """
+        return self._load("dit", DiT, device, dtype, on_progress, kept_layers, weights)
 
     def load_glyph(
         self,
@@ -186,6 +215,7 @@ class Checkpoint:
         dtype: torch.dtype,
         on_progress: OnProgress | None,
         kept_layers: int | None = None,
+        weights: str = "",
     ) -> AnyModule:
         network = self._networks[name]
         with torch.device("meta"):
@@ -193,7 +223,7 @@ class Checkpoint:
         assert isinstance(model, kind)
         where, stored = torch.device(device), self._stored[network.folder]
         streamed = streamed_names(model, kept_layers)
-        fill(name, model, self._parts[name], stored, where, dtype, on_progress, streamed)
+        fill(name, model, self._parts[name], stored, where, dtype, on_progress, streamed, weights)
         if streamed:
             stream_layers(name, model, streamed, self._parts[name], stored, where, dtype)
         return model.eval()
@@ -298,7 +328,7 @@ class Checkpoint:
                 ) from error
             parts = parts_of(model, network.table, self._stored[folder])
             check_shapes(folder, model, parts, self._stored[folder])
-            self._parts[name] = parts
+            self._parts[name], self._packs[name] = parts, quantizable(model)
             used.setdefault(folder, set()).update(
                 part for names in parts.values() for part in names
             )

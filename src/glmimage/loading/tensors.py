@@ -18,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..errors import CheckpointInvalid, OutOfMemory
+from .autoround import Packed, check_quantization, packed_names, packed_shape, read_packed
+from .quantized import quantizable, quantize, replace_weight, unpack
 
 Json = dict[str, Any]
 OnProgress = Callable[[str, int, int], None]
@@ -25,6 +27,7 @@ OnProgress = Callable[[str, int, int], None]
 TensorTable = Mapping[str, tuple[str, ...]]
 
 STORED_TYPES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
+PACKED_TYPES = {"I32": 4}
 _LAYER = re.compile(r"\.(\d+)\.")
 _DOWNLOAD_HINT = "The file is incomplete: download or copy it again."
 
@@ -36,6 +39,9 @@ class StoredTensor:
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    packed: Packed | None = None
+    packed_bytes: int = 0
+    part_files: tuple[tuple[str, Path], ...] = ()
 
     @property
     def numel(self) -> int:
@@ -43,7 +49,9 @@ class StoredTensor:
 
     @property
     def num_bytes(self) -> int:
-        return self.numel * STORED_TYPES[self.dtype]
+        if self.packed is not None:
+            return self.packed_bytes
+        return self.numel * (STORED_TYPES | PACKED_TYPES)[self.dtype]
 
 
 def read_json(root: Path, name: str) -> Json:
@@ -67,7 +75,37 @@ def read_json(root: Path, name: str) -> Json:
 
 
 def stored_tensors(root: Path, component: str, stem: str) -> dict[str, StoredTensor]:
-    """Read the headers of `component`/`stem`.safetensors, or of the shards its index names."""
+    """Read the headers of `component`/`stem`.safetensors, or of the shards its index names.
+
+    Weights in packed parts appear as one tensor.
+    """
+    stored = _read_headers(root, component, stem)
+    if check_quantization(component, read_json(root, f"{component}/config.json")):
+        stored = _fold(component, stored)
+    for name, tensor in stored.items():
+        if tensor.dtype in PACKED_TYPES:
+            raise CheckpointInvalid(
+                f"{component}: tensor {name} is stored as {tensor.dtype}, which is not supported.",
+                hint="Use the bf16, fp16 or fp32 checkpoint.",
+            )
+    return stored
+
+
+def _fold(component: str, stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Put one tensor in the place of the parts of each packed weight."""
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    whole = dict(stored)
+    for name, packed in packed_names(stored).items():
+        shape = packed_shape(component, name, packed, shapes)
+        parts = {part: whole.pop(part) for part in packed.names}
+        num_bytes = sum(part.num_bytes for part in parts.values())
+        files = tuple((part, tensor.file) for part, tensor in parts.items())
+        file = stored[packed.qweight].file
+        whole[name] = StoredTensor(file, "F16", shape, packed, num_bytes, files)
+    return whole
+
+
+def _read_headers(root: Path, component: str, stem: str) -> dict[str, StoredTensor]:
     folder = root / component
     if (folder / f"{stem}.safetensors").is_file():
         return _read_header(root, f"{component}/{stem}.safetensors")
@@ -135,7 +173,7 @@ def _read_header(root: Path, name: str) -> dict[str, StoredTensor]:
             hint=_DOWNLOAD_HINT,
         )
     for key, stored in found.items():
-        if stored.dtype not in STORED_TYPES:
+        if stored.dtype not in STORED_TYPES | PACKED_TYPES:
             raise CheckpointInvalid(
                 f"{name}: tensor {key} is stored as {stored.dtype}, which is not supported.",
                 hint="Use the bf16, fp16 or fp32 checkpoint.",
@@ -216,30 +254,48 @@ def fill(
     dtype: torch.dtype,
     on_progress: OnProgress | None,
     streamed: Container[str] = (),
+    weights: str = "",
 ) -> None:
     """Give a model built on the meta device its tensors; only one is in memory twice at a time.
 
-    The parameters named in `streamed` are left on the meta device.
+    The parameters named in `streamed` are left on the meta device. weights: int8, int4 or fp8
+    packs those of the repeated layers; what the checkpoint has packed stays so.
     """
+    pack = quantizable(model)
     wanted = {name: names for name, names in parts.items() if name not in streamed}
     total = sum(stored[part].num_bytes for names in wanted.values() for part in names)
     done = 0
     readers: dict[Path, Any] = {}
-    owners = {id(p): name for name, p in model.named_parameters()}
-    filled: dict[str, nn.Parameter] = {}
-    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
-        first = owners[id(parameter)]
+    aliases: dict[int, list[str]] = {}
+    shapes = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        aliases.setdefault(id(parameter), []).append(name)
+        shapes[name] = parameter.shape
+    for names in aliases.values():
+        first = names[0]
         if first in streamed:
             continue
-        if first not in filled:
-            target = _empty(component, parameter.shape, device, dtype)
+        if first in pack and all(stored[part].packed for part in parts[first]):
+            form = _packed_parts(component, parts[first], stored, readers, device)
+            replace_weight(model, first, form, dtype)
+        else:
+            target = _empty(component, shapes[first], device, dtype)
             copy_parts(component, parts[first], stored, target, readers)
-            done += sum(stored[part].num_bytes for part in parts[first])
-            if on_progress is not None:
-                on_progress(component, done, total)
-            filled[first] = nn.Parameter(target, requires_grad=False)
+            if weights and first in pack:
+                replace_weight(model, first, quantize(target, weights), dtype)
+            else:
+                _set(model, names, target)
+        done += sum(stored[part].num_bytes for part in parts[first])
+        if on_progress is not None:
+            on_progress(component, done, total)
+
+
+def _set(model: nn.Module, names: Sequence[str], target: Tensor) -> None:
+    """Make a tensor the parameter of all these names."""
+    parameter = nn.Parameter(target, requires_grad=False)
+    for name in names:
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, filled[first])
+        setattr(model.get_submodule(owner), leaf, parameter)
 
 
 def copy_parts(
@@ -252,9 +308,40 @@ def copy_parts(
     """Copy stored tensors one below the other into `target`, cast on the way."""
     row = 0
     for part in parts:
-        source = _read(component, stored[part].file, part, readers)
+        if stored[part].packed is not None:
+            source = unpack(*_packed_parts(component, [part], stored, readers))
+        else:
+            source = _read(component, stored[part].file, part, readers)
         target[row : row + len(source)].copy_(source)
         row += len(source)
+
+
+def _packed_parts(
+    component: str,
+    parts: Sequence[str],
+    stored: Mapping[str, StoredTensor],
+    readers: dict[Path, Any],
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Read packed weights, one below the other, as (packed, scale, zero)."""
+    found = []
+    for part in parts:
+        tensor = stored[part]
+        assert tensor.packed is not None
+        files = dict(tensor.part_files)
+
+        def read(name: str, files: Mapping[str, Path] = files) -> Tensor:
+            return _read(component, files[name], name, readers)
+
+        try:
+            found.append(read_packed(tensor.packed, read))
+        except ValueError as error:
+            raise CheckpointInvalid(
+                f"{component}: the weight {part} cannot be unpacked: {error}.",
+                hint="Use a checkpoint packed without activation order.",
+            ) from None
+    packed, scale, zero = (torch.cat(rows).to(device) for rows in zip(*found, strict=True))
+    return packed, scale, zero
 
 
 def _read(component: str, file: Path, name: str, readers: dict[Path, Any]) -> Tensor:

@@ -22,6 +22,8 @@ DIT_FILE = "transformer/config.json"
 _BOOKKEEPING = frozenset(
     {"model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "return_dict"}
     | {"initializer_range", "attention_dropout", "use_cache", "max_position_embeddings"}
+    # read by the loader: how the weights are packed, not what is computed with them
+    | {"quantization_config"}
     | {"pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "id2label", "label2id"}
 )
 # In configs derived from the GLM-4V family; GLM-Image's own code never reads them.

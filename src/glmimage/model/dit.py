@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .config import DitConfig
 from .cpu import attend, linear_gelu
 from .reference_cache import ReferenceCache
+from .step_cache import StepCache
 
 NORM_EPS = 1e-5
 ROPE_THETA = 10000.0
@@ -154,14 +155,24 @@ class DiT(nn.Module):
         final = self.final_modulation(condition).view(steps, rows, -1).unbind(0)
         return [Times(tuple(block[step] for block in blocks), final[step]) for step in range(steps)]
 
-    def velocity(self, latents: Tensor, context: Context, times: Times) -> Tensor:
+    def velocity(
+        self, latents: Tensor, context: Context, times: Times, steps: StepCache | None = None
+    ) -> Tensor:
         """Return the velocity (B, C, H, W), float32, of latents (B, C, H, W)."""
         text, cache = context.text, context.references
-        image = self._patches(latents) + context.prior
+        start = image = self._patches(latents) + context.prior
         rotary = self._rotary_tables(latents, text.shape[1])
+        first = repeated = None
         for index, block in enumerate(self.blocks):
             past = None if cache is None else (cache.keys[index], cache.values[index])
             text, image, _ = block(text, image, times.blocks[index], rotary, context.mask, past)
+            if steps is not None and index == 0:
+                first, repeated = image, steps.repeat(start, image)
+                if repeated is not None:
+                    image = repeated
+                    break
+        if steps is not None and first is not None and repeated is None:
+            steps.remember(first, image)
         scale, shift = times.final.chunk(2, dim=1)
         image = self.patch_out(_modulate(image, shift, scale))
         return self._unpatch(image, latents).float()

@@ -160,16 +160,19 @@ def _load(settings: Settings, stages: Sequence[Stage]) -> tuple[Any, str, dict[s
         None if settings.device == "auto" else settings.device,
         None if settings.dtype == "auto" else settings.dtype,
         settings.memory,
+        lossy=settings.lossy,
     )
     if "prior" in stages or not loaded.plan.resident:
         loaded.prior()
     if "decode" in stages and loaded.plan.resident:
         loaded.decode()
-    numerics = (loaded.device.type, str(loaded.dtypes.prior), str(loaded.dtypes.decode))
+    numerics = [loaded.device.type, str(loaded.dtypes.prior), str(loaded.dtypes.decode)]
     info = {
         "device": str(loaded.device),
-        "dtypes": list(numerics[1:]),
-        "memory": "resident" if loaded.plan.resident else "staged",
+        "dtypes": numerics[1:],
+        "memory": loaded.plan.mode,
         "process_id": os.getpid(),
     }
+    if settings.lossy:  # other pictures: no stored one of the exact model may stand for them
+        numerics, info["lossy"] = [*numerics, settings.lossy], settings.lossy
     return loaded, model_revision(Path(folder), *numerics), info
