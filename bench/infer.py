@@ -1,13 +1,17 @@
 """Measure glmimage against diffusers' GlmImagePipeline: same checkpoint, same run, in turn.
 
     python bench/infer.py --model nano --sizes 512x512,1024x1024 --steps 30 --repeats 5
+    python bench/infer.py --sizes 512x512 --requests 4,16 --references 0,1
 
 Each side lives in its own process, which stays for the whole run; the two are measured one after
 the other, again and again, so that whatever else the machine does falls on both. The first pictures
 of a size are not counted. Peak memory is that of the process so far. diffusers runs in the fastest
 of the dtypes tried on this machine. On a machine that others use as well, `--clock cpu --threads 1`
-counts the seconds that each process has really computed. The last line of the output is the JSON
-that is also written to bench/results/.
+counts the seconds that each process has really computed. Several requests at once go through our
+engine; diffusers takes them one after the other, and is timed on the first `--upstream-requests` of
+them. Beside the seconds of ours stands what was reached of the ceiling (large products, copies),
+measured in the same process. The last line of the output is the JSON that is also written to
+bench/results/.
 """
 
 from __future__ import annotations
@@ -18,7 +22,6 @@ import json
 import os
 import platform
 import re
-import resource
 import shlex
 import statistics
 import subprocess
@@ -30,119 +33,20 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 # Python looks for modules beside the script first, and finds a queue.py there that is not its own
 sys.path[:] = [path for path in sys.path if Path(path).resolve() != ROOT / "bench"]
-PROMPT = "A conference poster with the headline 'AI Summit 2026' in bold sans-serif"
-STAGES = ("prior_s", "denoise_s", "decode_s", "total_s")
-Case = dict[str, Any]
+sys.path.append(str(ROOT / "bench"))  # last
+from sides import PROMPT, Case, Ours, Upstream, peak_memory  # noqa: E402
 
+__all__ = ["PROMPT", "Upstream", "card", "time", "write_result"]
 
-def references(case: Case) -> tuple[Any, ...]:
-    """Draw the case's references, 512 px each."""
-    from PIL import Image
-
-    shades = (Image.linear_gradient("L").rotate(90 * turn) for turn in range(case["references"]))
-    return tuple(shade.resize((512, 512)).convert("RGB") for shade in shades)
-
-
-def mend_references(pipe: Any) -> None:
-    """Let diffusers 0.42.1 read references with transformers 5.23, which shapes them otherwise."""
-    encoder = pipe.vision_language_encoder
-    features_of = encoder.get_image_features
-
-    def get_image_features(*arguments: Any, **options: Any) -> Any:
-        output = features_of(*arguments, **options)
-        if "return_dict" not in options:  # called by diffusers, not by generate()
-            output.pooler_output = [one.flatten(1).T for one in output.pooler_output]
-        return output
-
-    def get_image_tokens(features: Any, grids: Any) -> Any:
-        parts = features.split(grids.prod(-1).tolist())
-        sizes = grids[:, 1:].tolist()
-        maps = [part.T.unflatten(1, size) for part, size in zip(parts, sizes, strict=True)]
-        return encoder.model.get_image_tokens(maps)
-
-    encoder.get_image_features = get_image_features
-    encoder.get_image_tokens = get_image_tokens
-
-
-class Ours:
-    """Run glmimage as a user of the library does."""
-
-    def __init__(self, options: argparse.Namespace, dtype: str) -> None:
-        from glmimage import Pipeline
-
-        self.pipe = Pipeline.load(
-            options.model, options.device, None if dtype == "auto" else dtype, "resident"
-        )
-        self.device, dtypes = self.pipe.stages.device, self.pipe.stages.dtypes
-        self.dtype = f"{dtypes.prior} prior, {dtypes.decode} decoder"
-
-    def run(self, case: Case) -> dict[str, float]:
-        started = time.perf_counter()
-        result = self.pipe.generate(
-            PROMPT,
-            width=case["width"],
-            height=case["height"],
-            num_inference_steps=case["steps"],
-            guidance_scale=case["guidance"],
-            seed=case["seed"],
-            source_images=references(case),
-        )
-        return {**result.timings, "total_s": time.perf_counter() - started}
-
-
-class Upstream:
-    """Run the reference pipeline with a plain call; its stages are timed from outside."""
-
-    def __init__(self, options: argparse.Namespace, dtype: str) -> None:
-        import torch
-        from diffusers import GlmImagePipeline
-
-        from glmimage.loading.checkpoint import resolve_model
-        from glmimage.memory import choose_device
-
-        self.device, self.dtype = choose_device(options.device), dtype
-        self.pipe = GlmImagePipeline.from_pretrained(
-            resolve_model(options.model), dtype=getattr(torch, dtype)
-        ).to(self.device)
-        self.pipe.set_progress_bar_config(disable=True)
-        mend_references(self.pipe)
-        self.spent: dict[str, float] = {}
-        self._time(self.pipe, "generate_prior_tokens", "prior_s")
-        self._time(self.pipe.vae, "decode", "decode_s")
-        self._time(self.pipe.image_processor, "postprocess", "decode_s")
-
-    def _time(self, owner: Any, name: str, stage: str) -> None:
-        from glmimage.memory import synchronize
-
-        call = getattr(owner, name)
-
-        def timed(*arguments: Any, **options: Any) -> Any:
-            synchronize(self.device)
-            started = time.perf_counter()
-            result = call(*arguments, **options)
-            synchronize(self.device)
-            self.spent[stage] = self.spent.get(stage, 0.0) + time.perf_counter() - started
-            return result
-
-        setattr(owner, name, timed)
-
-    def run(self, case: Case) -> dict[str, float]:
-        import torch
-
-        self.spent = {}
-        started = time.perf_counter()
-        self.pipe(
-            PROMPT,
-            height=case["height"],
-            width=case["width"],
-            num_inference_steps=case["steps"],
-            guidance_scale=case["guidance"],
-            generator=torch.Generator(self.device).manual_seed(case["seed"]),
-            image=list(references(case)) or None,
-        )
-        total = time.perf_counter() - started
-        rest = total - self.spent["prior_s"] - self.spent["decode_s"]
-        return {**self.spent, "denoise_s": rest, "total_s": total}
+# enough to see in which number format diffusers is the faster
+FEW_STEPS = 3
+METRICS = {
+    "prior": "prior_s",
+    "denoise": "denoise_s",
+    "decode": "decode_s",
+    "end to end": "total_s",
+    "peak memory": "peak_memory_bytes",
+}
 
 
 def work(options: argparse.Namespace) -> None:
@@ -157,19 +61,17 @@ def work(options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
     side: Ours | Upstream
     side = (Ours if options.worker == "ours" else Upstream)(options, options.dtype)
-    print(json.dumps({"dtype": side.dtype.replace("torch.", "")}), file=answers, flush=True)
+    told: dict[str, Any] = {"dtype": side.dtype.replace("torch.", "")}
+    if isinstance(side, Ours):
+        told["ceiling"] = side.ceiling()
+    print(json.dumps(told), file=answers, flush=True)
     for line in sys.stdin:
-        answer = side.run(json.loads(line))
+        case = json.loads(line)
+        answer = side.run(case)
+        if isinstance(side, Ours):
+            answer |= side.work(case)
         answer["peak_memory_bytes"] = peak_memory(torch, side.device)
         print(json.dumps(answer), file=answers, flush=True)
-
-
-def peak_memory(torch: Any, device: Any) -> float:
-    """Return the most the process has held so far: on the device, or in RAM on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class Worker:
@@ -178,12 +80,13 @@ class Worker:
     def __init__(self, side: str, options: argparse.Namespace, dtype: str) -> None:
         arguments = [sys.executable, __file__, "--worker", side, "--dtype", dtype]
         arguments += ["--model", options.model, "--threads", str(options.threads)]
-        arguments += ["--clock", options.clock]
+        arguments += ["--clock", options.clock, "--fast", options.fast]
         arguments += ["--device", options.device] if options.device else []
         self.process = subprocess.Popen(
             arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.dtype = self._answer()["dtype"]
+        told = self._answer()
+        self.dtype, self.ceiling = told["dtype"], told.get("ceiling", {})
 
     def run(self, case: Case) -> dict[str, float]:
         assert self.process.stdin is not None
@@ -208,6 +111,7 @@ def fastest_dtype(options: argparse.Namespace, case: Case) -> str:
     if len(dtypes) == 1:
         return dtypes[0]
     seconds = {}
+    case = case | {"steps": min(case["steps"], FEW_STEPS), "upstream": 1}
     for dtype in dtypes:
         worker = Worker("upstream", options, dtype)
         worker.run(case)
@@ -221,7 +125,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run all cases in turn and return the card and the rows."""
     cases = [
         {"width": int(width), "height": int(height), "steps": options.steps}
-        | {"guidance": options.guidance, "seed": 0, "references": count}
+        | {"guidance": options.guidance, "seed": 0, "references": count, "requests": requests}
+        | {"upstream": min(requests, options.upstream_requests)}
+        for requests in map(int, options.requests.split(","))
         for count in map(int, options.references.split(","))
         for width, height in (size.split("x") for size in options.sizes.split(","))
     ]
@@ -238,30 +144,40 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 answer = worker.run(case | {"seed": repeat})
                 if repeat >= options.warmup:
                     runs[side].append(answer)
-        rows += compare(case, runs)
+        rows += compare(case, runs, sides["ours"].ceiling)
     for worker in sides.values():
         worker.close()
     dtypes = {side: worker.dtype for side, worker in sides.items()}
-    return {"card": card(options, dtypes), "rows": rows}
+    ceiling = {name: float(f"{value:.4g}") for name, value in sides["ours"].ceiling.items()}
+    return {"card": card(options, dtypes) | {"ceiling": ceiling}, "rows": rows}
 
 
-def compare(case: Case, runs: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
+def compare(
+    case: Case, runs: dict[str, list[dict[str, float]]], ceiling: dict[str, float]
+) -> list[dict[str, Any]]:
     """Put the medians of both sides side by side; a ratio above 1 means ours is better."""
     name = f"{case['width']}x{case['height']}, {case['steps']} steps"
     if case["references"]:
         name += f", {case['references']} of 512 px as reference"
+    if case["requests"] > 1:
+        name += f", {case['requests']} requests at once, a picture"
     rows = []
-    for metric in (*STAGES, "peak_memory_bytes"):
+    work = runs["ours"][0]
+    reached = {"denoise": ("denoise_flop", "flop_per_s"), "prior": ("prior_bytes", "bytes_per_s")}
+    for metric, key in METRICS.items():
         median = {
-            side: statistics.median(answer[metric] for answer in answers)
+            side: statistics.median(answer[key] for answer in answers)
             for side, answers in runs.items()
         }
         ours, upstream = median["ours"], median["upstream"]
         ratio = round(upstream / ours, 3)
-        rows.append(
-            {"case": name, "metric": metric, "ours": round(ours, 4)}
-            | {"upstream": round(upstream, 4), "ratio": ratio}
-        )
+        row = {"case": name, "metric": metric, "ours": round(ours, 4)}
+        row |= {"upstream": round(upstream, 4), "ratio": ratio}
+        if metric in reached:
+            counted, unit = reached[metric]
+            row[unit] = float(f"{work[counted] / ours:.4g}")
+            row["share_of_ceiling"] = round(work[counted] / ours / ceiling[unit], 3)
+        rows.append(row)
         print(f"{name:24} {metric:18} {ours:14.3f} {upstream:14.3f} {ratio:7.2f}x", file=sys.stderr)
     return rows
 
@@ -315,6 +231,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--references", default="0", help="how many, such as 0,1,4")
+    parser.add_argument("--requests", default="1", help="how many wait at once, such as 1,4,16")
+    parser.add_argument(
+        "--upstream-requests", type=int, default=2, help="of these, how many diffusers makes"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1, help="uncounted pictures of each size")
     parser.add_argument(
@@ -325,6 +245,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--device", help="cuda, mps or cpu; chosen when not given")
     parser.add_argument("--dtype", default="auto", help="of ours")
+    parser.add_argument("--fast", default="", help="compile, of ours")
     parser.add_argument(
         "--upstream-dtypes", default="float32,bfloat16", help="the fastest of them is measured"
     )

@@ -13,16 +13,29 @@ INTRODUCTION = (
     "in turn, in the same run, on the same checkpoint; diffusers in the fastest of the number "
     "formats tried. Medians. A ratio above 1 is in our favour. `make bench` measures anew."
 )
-STAGES = ("prior_s", "denoise_s", "decode_s", "total_s")
+STAGES = ("prior", "denoise", "decode", "end to end")
 METRICS = {
-    "prior_s": ("prior, s", 1.0),
-    "denoise_s": ("denoise, s", 1.0),
-    "decode_s": ("decode, s", 1.0),
-    "total_s": ("total, s", 1.0),
-    "peak_memory_bytes": ("peak memory, MB", 1e-6),
+    "prior": ("prior, s", 1.0),
+    "denoise": ("denoise, s", 1.0),
+    "decode": ("decode, s", 1.0),
+    "end to end": ("end to end, s", 1.0),
+    "peak memory": ("peak memory, MB", 1e-6),
     "tokens_per_s": ("prior tokens a second", 1.0),
     "tokens_per_pass": ("prior tokens a pass of a picture", 1.0),
     "pictures_per_s": ("pictures a second", 1.0),
+    "ms a prior token": ("ms a prior token", 1.0),
+    "word_accuracy": ("word accuracy", 1.0),
+    "ned": ("NED", 1.0),
+}
+
+
+# what the metrics were called before
+OLD_NAMES = {
+    "prior_s": "prior",
+    "denoise_s": "denoise",
+    "decode_s": "decode",
+    "total_s": "end to end",
+    "peak_memory_bytes": "peak memory",
 }
 
 
@@ -30,6 +43,9 @@ def read_results(folder: Path) -> list[Result]:
     """Return what was measured against diffusers, the newest first; others have no upstream."""
     files = sorted(folder.glob("*.json"), reverse=True)
     results = [{"file": file.name, **json.loads(file.read_text("utf-8"))} for file in files]
+    for result in results:
+        for row in result["rows"]:
+            row["metric"] = OLD_NAMES.get(row["metric"], row["metric"])
     return [result for result in results if all("upstream" in row for row in result["rows"])]
 
 
@@ -51,7 +67,7 @@ def readme_table(results: list[Result]) -> str:
     """Show the newest run of each model on each device, a picture a line."""
     newest: dict[tuple[str, str], Result] = {}
     for result in results:
-        if not any(row["metric"] == "total_s" for row in result["rows"]):
+        if not any(row["metric"] == "end to end" for row in result["rows"]):
             continue
         newest.setdefault((result["card"]["model"], result["card"]["device"]), result)
     if not newest:
@@ -61,7 +77,7 @@ def readme_table(results: list[Result]) -> str:
     for (model, device), result in newest.items():
         for case, rows in _cases(result).items():
             stages = [f"{rows[metric]['ours']:.2f} s" for metric in STAGES]
-            theirs = f"{rows['total_s']['upstream']:.2f} s"
+            theirs = f"{rows['end to end']['upstream']:.2f} s"
             machine = f"{model}, {device}" + (", CPU seconds" if _in_cpu_seconds(result) else "")
             lines.append(f"| {' | '.join([machine, case, *stages, theirs])} |")
     page = "[docs/performance.md](docs/performance.md)"
@@ -80,18 +96,28 @@ def _run(result: Result) -> Iterator[str]:
     threads = f"{card['threads']} thread{'s' if card['threads'] != 1 else ''}"
     yield f"{card['system']}, {threads}; {dtypes}; {versions}; {card['commit']}; "
     yield f"{card['repeats']} counted runs a side{seconds}."
+    if "ceiling" in card:
+        flop, moved = card["ceiling"]["flop_per_s"], card["ceiling"]["bytes_per_s"]
+        yield f"This machine reached {flop / 1e9:.0f} GFLOP/s in a large product and "
+        yield f"{moved / 1e9:.1f} GB/s in a copy, measured just before."
     yield ""
     yield f"```sh\n{card['command']}\n```"
     yield f"[{result['file']}](../bench/results/{result['file']})"
     yield ""
-    yield "| picture | | ours | diffusers | ratio |"
-    yield "| --- | --- | --- | --- | --- |"
+    lossy = any("difference" in row for row in result["rows"])
+    if lossy:
+        yield "Each lossy switch beside the exact mode, on the same prompts with the same seeds."
+        yield ""
+    theirs, last = ("exact", "difference, 95 %") if lossy else ("diffusers", "ours, of the ceiling")
+    yield f"| picture | | {'switched' if lossy else 'ours'} | {theirs} | ratio | {last} |"
+    yield "| --- | --- | --- | --- | --- | --- |"
     for case, rows in _cases(result).items():
         for metric, row in rows.items():
             name, unit = METRICS[metric]
-            digits = 0 if "memory" in metric else 2
+            digits = 0 if "memory" in metric else 3 if "difference" in row else 2
             ours, theirs = (f"{row[side] * unit:.{digits}f}" for side in ("ours", "upstream"))
-            yield f"| {case} | {name} | {ours} | {theirs} | {row['ratio']:.2f} |"
+            share = _share(row)
+            yield f"| {case} | {name} | {ours} | {theirs} | {row['ratio']:.2f} | {share} |"
 
 
 def _measured_alone(result: Result) -> Iterator[str]:
@@ -107,6 +133,17 @@ def _measured_alone(result: Result) -> Iterator[str]:
     yield "| --- | --- | --- | --- |"
     for row in result["rows"]:
         yield f"| {row['case']} | {row['metric']} | {row['ours']:.4g} | {row.get('target', '')} |"
+
+
+def _share(row: Result) -> str:
+    """Say what was reached beside what the machine can do, or how sure a difference is."""
+    if "difference" in row:
+        low, high = row["ci95"]
+        return f"{row['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+    for unit, word in (("flop_per_s", "GFLOP/s"), ("bytes_per_s", "GB/s")):
+        if unit in row:
+            return f"{row[unit] / 1e9:.3g} {word}, {row['share_of_ceiling']:.0%}"
+    return ""
 
 
 def _in_cpu_seconds(result: Result) -> bool:

@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .errors import InvalidSettings
+from .fast import parse_fast
 from .lossy import Lossy
 
 PREFIX = "GLMIMAGE_"
@@ -42,6 +43,11 @@ class Settings(BaseSettings):
         "",
         description="what may be traded for speed or memory, such as "
         "weights=int8,guidance=0-0.6,step_cache=0.08; pictures change",
+    )
+    fast: str = Field(
+        "",
+        description="switches that leave the pictures as they are and take time to warm up: "
+        "compile (the decoder), graphs (the prior, on CUDA)",
     )
     cache_dir: Path | None = Field(None, description="where downloaded models are kept")
     offline: bool = Field(False, description="never download")
@@ -237,6 +243,14 @@ class Settings(BaseSettings):
             return str(Lossy.parse(value))
         except InvalidSettings as error:
             raise ValueError(f"{str(error).rstrip('.')}") from None
+
+    @field_validator("fast")
+    @classmethod
+    def _fast_is_known(cls, value: str) -> str:
+        try:
+            return ",".join(sorted(parse_fast(value)))
+        except InvalidSettings as error:
+            raise ValueError(f"{str(error).rstrip('.')}; {error.hint.rstrip('.')}") from None
 
     @field_validator("data_dir")
     @classmethod

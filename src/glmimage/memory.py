@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -51,6 +51,18 @@ class Needs:
     prior_layers: int = 0
     decode_layer: int = 0
     decode_layers: int = 0
+
+    def scaled(self, factor: float) -> Needs:
+        """Return what the same weights take in another number format."""
+        counts = ("prior_layers", "decode_layers")
+        return Needs(
+            **{
+                field.name: getattr(self, field.name)
+                if field.name in counts
+                else int(getattr(self, field.name) * factor)
+                for field in fields(self)
+            }
+        )
 
 
 # The published checkpoint in bfloat16, counted from its config files: nothing has to be there.
@@ -236,6 +248,19 @@ def choose_dtypes(
         return Dtypes(torch.float32, torch.float32)
     small = device.type == "cpu" and prior_values < CPU_SMALL_VALUES
     return Dtypes(torch.float32 if small else torch.bfloat16, torch.bfloat16)
+
+
+def cpu_features() -> list[str]:
+    """Name what decides how fast this processor multiplies, and in which format."""
+    known = {
+        "AVX2": "_is_avx2_supported",
+        "AVX512": "_is_avx512_supported",
+        "AVX512-VNNI": "_is_vnni_supported",
+        "AVX512-BF16": "_is_avx512_bf16_supported",
+        "AMX": "_is_amx_tile_supported",
+    }
+    asks = {name: getattr(torch.cpu, ask, None) for name, ask in known.items()}
+    return [name for name, ask in asks.items() if ask is not None and ask()]
 
 
 def free_bytes(device: torch.device) -> int:

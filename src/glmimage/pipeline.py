@@ -252,15 +252,17 @@ class Pipeline:
         memory: str = "auto",
         on_progress: OnProgress | None = None,
         lossy: str = "",
+        fast: str = "",
     ) -> Pipeline:
         """Load a model: "nano", a folder in the diffusers layout, or a Hugging Face id.
 
         device, dtype: None has them chosen. memory: "resident", "staged" (only one of the two
         stages is in memory at a time), "layered" (their layers are read as they run) or "auto";
         the pictures are the same. lossy: what may be traded for speed or memory, see `Lossy`.
+        fast: "compile", "graphs" or both.
         Raises ModelError, InvalidSettings or OutOfMemory.
         """
-        return cls(Stages.load(model, device, dtype, memory, on_progress, lossy))
+        return cls(Stages.load(model, device, dtype, memory, on_progress, lossy, fast))
 
     def stream(self, prompt: str | GenerationRequest, **options: Any) -> Iterator[Event]:
         """Make what a request asks for, and say what happens while it happens.

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .graphed_prior import GraphedPrior
 from .memory import CPU_SMALL_VALUES, cpu_threads
 from .model.packed_prior import PackedPrior
 from .model.prior import KVCache
@@ -86,6 +87,7 @@ class TokenLoop:
         window: int = WINDOW,
     ) -> None:
         self._packed, self._window = stage.packed, window
+        self._graphed = GraphedPrior(stage.prior) if stage.graphs else None
         self.prior, self.device = stage.prior, stage.device
         self.sampling, self._suppress = stage.sampling, stage.suppress
         self.num_slots, self.kv_tokens = num_slots, kv_tokens
@@ -176,6 +178,10 @@ class TokenLoop:
         slots, last = [row.slot for row in rows], [row.num_tokens - 1 for row in rows]
         for row in rows:
             self._cache.lengths[row.slot] = row.num_cached
+        if self._graphed is not None:
+            tokens, at = self._tokens[slots, last], self._positions[slots, :, last]
+            self._draw(rows, self._graphed.logits(tokens, at, self._cache, slots))
+            return
         embeds = self.prior.embed(self._tokens[slots, last])[:, None]  # (B, 1, D)
         positions = self._positions[slots, :, last][..., None]  # (B, 3, 1)
         hidden = self.prior(embeds, positions, self._cache, slots)

@@ -11,6 +11,7 @@ from .. import __version__
 from ..errors import Aborted, GlmImageError, OutOfMemory
 from .accounts import keys, usage
 from .clients import env, execute
+from .doctor import doctor
 from .evaluate import evaluation
 from .generate import generate, make_tiny
 from .jobs import jobs
@@ -51,6 +52,7 @@ app.add_typer(keys)
 app.command()(usage)
 app.add_typer(jobs)
 app.add_typer(evaluation)
+app.command()(doctor)
 app.command()(make_tiny)
 
 

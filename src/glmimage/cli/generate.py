@@ -30,7 +30,7 @@ from ..types import (
     check_size,
     parse_size,
 )
-from .options import Device, Dtype, LossySwitches, Memory, Model
+from .options import Device, Dtype, Fast, LossySwitches, Memory, Model
 from .verify import choose, load_reader, sentence
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def generate(
     dtype: Dtype = None,
     memory: Memory = None,
     lossy: LossySwitches = None,
+    fast: Fast = None,
     picture_format: PictureFormat = None,
     verify_text: VerifyText = False,
     best_of: BestOf = 1,
@@ -136,7 +137,9 @@ def generate(
     if best_of > 1:
         request = replace(request, num_images=best_of)
     paths, chosen_format = choose_paths(output, picture_format, num_images, request.seed or 0)
-    settings = load_settings(model=model, device=device, dtype=dtype, memory=memory, lossy=lossy)
+    settings = load_settings(
+        model=model, device=device, dtype=dtype, memory=memory, lossy=lossy, fast=fast
+    )
     reader = load_reader() if reads else None
     # an incompressible PNG is a little larger than its pixels
     needed_bytes = num_images * width * height * 3 * 21 // 20
@@ -221,6 +224,7 @@ def _paint(
             dtype=None if settings.dtype == "auto" else settings.dtype,
             memory=settings.memory,
             lossy=settings.lossy,
+            fast=settings.fast,
             on_progress=progress.load,
         )
         timings["load_s"] = perf_counter() - started

@@ -27,6 +27,13 @@ LossySwitches = Annotated[
         "weights=int8,guidance=0-0.6,step_cache=0.08; see docs/lossy.md.",
     ),
 ]
+Fast = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SWITCHES",
+        help="compile, graphs (CUDA) or both: the same pictures, faster after a warm-up.",
+    ),
+]
 DataDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Everything the service keeps is here.")
 ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InvalidSettings
-from .options import DataDir, Device, Dtype, LossySwitches, Memory, Model
+from .options import DataDir, Device, Dtype, Fast, LossySwitches, Memory, Model
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -41,6 +41,7 @@ def serve(
     dtype: Dtype = None,
     memory: Memory = None,
     lossy: LossySwitches = None,
+    fast: Fast = None,
 ) -> None:
     """Serve fal's API for GLM-Image: http and https, with a worker beside it."""
     from ..config import PREFIX, load_settings
@@ -58,9 +59,10 @@ def serve(
         dtype=dtype,
         memory=memory,
         lossy=lossy,
+        fast=fast,
     )
     # the worker reads the same settings, options included
-    for name in ("data_dir", "model", "device", "dtype", "memory", "lossy"):
+    for name in ("data_dir", "model", "device", "dtype", "memory", "lossy", "fast"):
         os.environ[PREFIX + name.upper()] = str(getattr(settings, name))
     set_up_logging(settings.log_format, settings.log_level)
     from ..server.process import Callbacks, run_service
@@ -80,6 +82,7 @@ def worker(
     dtype: Dtype = None,
     memory: Memory = None,
     lossy: LossySwitches = None,
+    fast: Fast = None,
     until_stdin_closes: Annotated[
         bool, typer.Option(hidden=True, help="Stop when the process that started this is gone.")
     ] = False,
@@ -89,7 +92,13 @@ def worker(
     from ..telemetry.logs import set_up_logging
 
     settings = load_settings(
-        data_dir=data_dir, model=model, device=device, dtype=dtype, memory=memory, lossy=lossy
+        data_dir=data_dir,
+        model=model,
+        device=device,
+        dtype=dtype,
+        memory=memory,
+        lossy=lossy,
+        fast=fast,
     )
     named = [part.strip() for part in stages.split(",")]
     chosen = tuple(stage for stage in STAGES if stage in named)

@@ -38,7 +38,8 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return GELU (its tanh form) of a linear layer."""
-    if not torch.is_grad_enabled() and x.device.type == "cpu" and _fuses_gelu(x.dtype):
+    plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if not plain and x.device.type == "cpu" and _fuses_gelu(x.dtype):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
     return F.gelu(F.linear(x, weight, bias), approximate="tanh")
 

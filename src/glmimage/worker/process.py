@@ -161,6 +161,7 @@ def _load(settings: Settings, stages: Sequence[Stage]) -> tuple[Any, str, dict[s
         None if settings.dtype == "auto" else settings.dtype,
         settings.memory,
         lossy=settings.lossy,
+        fast=settings.fast,
     )
     if "prior" in stages or not loaded.plan.resident:
         loaded.prior()

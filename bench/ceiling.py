@@ -1,0 +1,60 @@
+"""What a machine can reach, and how much work a picture is: to say how near the engine comes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+Case = dict[str, Any]
+MATRIX = {"cpu": 1536, "cuda": 8192}
+COPY_BYTES = {"cpu": 2**27, "cuda": 2**31}
+
+
+def machine_ceiling(device: Any, dtype: Any) -> dict[str, float]:
+    """Measure the best of several large products, and of several copies, on an idle device."""
+    import torch
+
+    from glmimage.memory import synchronize
+
+    def best(work: Any) -> float:
+        seconds = []
+        for _ in range(7):
+            synchronize(device)
+            started = time.perf_counter()
+            work()
+            synchronize(device)
+            seconds.append(time.perf_counter() - started)
+        return min(seconds)
+
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    side, size = MATRIX[kind], COPY_BYTES[kind]
+    a = torch.randn(side, side, device=device).to(dtype)
+    source = torch.ones(size // 4, device=device)
+    target = torch.empty_like(source)
+    return {
+        "flop_per_s": 2 * side**3 / best(lambda: a @ a),
+        # read and written
+        "bytes_per_s": 2 * size / best(lambda: target.copy_(source)),
+    }
+
+
+def denoise_flop(dit: Any, case: Case) -> float:
+    """Count the products of the denoise loop: layers and attention, without glyph tokens."""
+    config = dit.config
+    patches, width = (case["width"] // 16) * (case["height"] // 16), config.inner_dim
+    keys = patches + case["references"] * (512 // 16) ** 2
+    linear = 2 * patches * 12 * width**2
+    guided = 4 * patches * keys * width
+    unguided = 4 * patches * patches * width
+    passes = linear + guided
+    if case["guidance"] > 1:
+        passes += linear + unguided
+    return float(case["steps"] * config.num_layers * passes)
+
+
+def prior_bytes(prior: Any, case: Case) -> float:
+    """Count the weights read when a picture's tokens are written one by one, without embedding."""
+    weights = sum(p.numel() * p.element_size() for p in prior.parameters())
+    weights -= prior.embed.weight.numel() * prior.embed.weight.element_size()
+    tokens = (case["width"] // 32) * (case["height"] // 32)
+    return float(weights * (tokens + (0 if case["references"] else 256)))

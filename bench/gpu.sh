@@ -1,0 +1,9 @@
+#!/bin/sh
+# One CUDA GPU, the published model's full size, random weights, under ten minutes:
+#     sh bench/gpu.sh [PYTHON]
+# Without a GPU it runs dry on the toy checkpoint, so that the script itself is known to work.
+set -e
+cd "$(dirname "$0")/.."
+python=${1:-.venv/bin/python}
+scale=$("$python" -c 'import torch; print("full" if torch.cuda.is_available() else "tiny")')
+exec timeout 600 "$python" -P bench/gpu.py --scale "$scale"

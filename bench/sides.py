@@ -1,0 +1,193 @@
+"""Two sides of a comparison: glmimage, and diffusers' GlmImagePipeline on the same checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import time
+from typing import Any
+
+from ceiling import denoise_flop, machine_ceiling, prior_bytes
+
+PROMPT = "A conference poster with the headline 'AI Summit 2026' in bold sans-serif"
+Case = dict[str, Any]
+
+
+def references(case: Case) -> tuple[Any, ...]:
+    """Draw the case's references, 512 px each."""
+    from PIL import Image
+
+    shades = (Image.linear_gradient("L").rotate(90 * turn) for turn in range(case["references"]))
+    return tuple(shade.resize((512, 512)).convert("RGB") for shade in shades)
+
+
+def mend_references(pipe: Any) -> None:
+    """Let diffusers 0.42.1 read references with transformers 5.23, which shapes them otherwise."""
+    encoder = pipe.vision_language_encoder
+    features_of = encoder.get_image_features
+
+    def get_image_features(*arguments: Any, **options: Any) -> Any:
+        output = features_of(*arguments, **options)
+        if "return_dict" not in options:  # called by diffusers, not by generate()
+            output.pooler_output = [one.flatten(1).T for one in output.pooler_output]
+        return output
+
+    def get_image_tokens(features: Any, grids: Any) -> Any:
+        parts = features.split(grids.prod(-1).tolist())
+        sizes = grids[:, 1:].tolist()
+        maps = [part.T.unflatten(1, size) for part, size in zip(parts, sizes, strict=True)]
+        return encoder.model.get_image_tokens(maps)
+
+    encoder.get_image_features = get_image_features
+    encoder.get_image_tokens = get_image_tokens
+
+
+class Ours:
+    """Run glmimage as a user of the library does."""
+
+    def __init__(self, options: argparse.Namespace, dtype: str) -> None:
+        from glmimage import Pipeline
+
+        self.pipe = Pipeline.load(
+            options.model,
+            options.device,
+            None if dtype == "auto" else dtype,
+            "resident",
+            fast=options.fast,
+        )
+        self.device, dtypes = self.pipe.stages.device, self.pipe.stages.dtypes
+        self.dtype = f"{dtypes.prior} prior, {dtypes.decode} decoder"
+
+    def ceiling(self) -> dict[str, float]:
+        return machine_ceiling(self.device, self.pipe.stages.dtypes.decode)
+
+    def work(self, case: Case) -> dict[str, float]:
+        """Count what a picture costs: products of the denoise loop, weights read for the prior."""
+        stages = self.pipe.stages
+        return {
+            "denoise_flop": denoise_flop(stages.decode().dit, case),
+            "prior_bytes": prior_bytes(stages.prior().prior, case),
+        }
+
+    def run(self, case: Case) -> dict[str, float]:
+        if case["requests"] > 1:
+            return self._run_many(case)
+        started = time.perf_counter()
+        result = self.pipe.generate(
+            PROMPT,
+            width=case["width"],
+            height=case["height"],
+            num_inference_steps=case["steps"],
+            guidance_scale=case["guidance"],
+            seed=case["seed"],
+            source_images=references(case),
+        )
+        return {**result.timings, "total_s": time.perf_counter() - started}
+
+    def _run_many(self, case: Case) -> dict[str, float]:
+        """Let all requests wait at once, and take the seconds a picture."""
+        from glmimage import GenerationRequest
+        from glmimage.engine.engine import Engine
+        from glmimage.types import Failed, PictureReady
+
+        engine, started = Engine(self.pipe.stages), time.perf_counter()
+        spent = dict.fromkeys(("prior_s", "denoise_s", "decode_s"), 0.0)
+        for number in range(case["requests"]):
+            request = GenerationRequest(
+                PROMPT,
+                case["width"],
+                case["height"],
+                num_inference_steps=case["steps"],
+                guidance_scale=case["guidance"],
+                seed=1000 * case["seed"] + number,
+                source_images=references(case),
+            )
+            engine.add_request(request)
+        while engine.has_work:
+            for event in engine.step():
+                assert not isinstance(event, Failed), event.error
+                if isinstance(event, PictureReady):
+                    for name in spent:
+                        spent[name] += event.timings[name]
+        spent["total_s"] = time.perf_counter() - started
+        return {name: seconds / case["requests"] for name, seconds in spent.items()}
+
+
+class Upstream:
+    """Run the reference pipeline with a plain call; its stages are timed from outside."""
+
+    def __init__(self, options: argparse.Namespace, dtype: str) -> None:
+        import torch
+        from diffusers import GlmImagePipeline
+
+        from glmimage.loading.checkpoint import resolve_model
+        from glmimage.memory import choose_device
+
+        device = choose_device(options.device)
+        pipe = GlmImagePipeline.from_pretrained(
+            resolve_model(options.model), dtype=getattr(torch, dtype)
+        ).to(device)
+        pipe.set_progress_bar_config(disable=True)
+        self._take(pipe, device, dtype)
+
+    @classmethod
+    def of(cls, pipe: Any, device: Any) -> Upstream:
+        """Take a pipeline that is built already."""
+        side = cls.__new__(cls)
+        side._take(pipe, device, str(pipe.dtype))
+        return side
+
+    def _take(self, pipe: Any, device: Any, dtype: str) -> None:
+        self.pipe, self.device, self.dtype = pipe, device, dtype
+        mend_references(pipe)
+        self.spent: dict[str, float] = {}
+        self._time(self.pipe, "generate_prior_tokens", "prior_s")
+        self._time(self.pipe.vae, "decode", "decode_s")
+        self._time(self.pipe.image_processor, "postprocess", "decode_s")
+
+    def _time(self, owner: Any, name: str, stage: str) -> None:
+        from glmimage.memory import synchronize
+
+        call = getattr(owner, name)
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            synchronize(self.device)
+            started = time.perf_counter()
+            result = call(*arguments, **options)
+            synchronize(self.device)
+            self.spent[stage] = self.spent.get(stage, 0.0) + time.perf_counter() - started
+            return result
+
+        setattr(owner, name, timed)
+
+    def run(self, case: Case) -> dict[str, float]:
+        """Make one picture, or several one after the other: seconds a picture."""
+        runs = [self._run_one(case | {"seed": case["seed"] + n}) for n in range(case["upstream"])]
+        return {name: sum(run[name] for run in runs) / len(runs) for name in runs[0]}
+
+    def _run_one(self, case: Case) -> dict[str, float]:
+        import torch
+
+        self.spent = {}
+        started = time.perf_counter()
+        self.pipe(
+            PROMPT,
+            height=case["height"],
+            width=case["width"],
+            num_inference_steps=case["steps"],
+            guidance_scale=case["guidance"],
+            generator=torch.Generator(self.device).manual_seed(case["seed"]),
+            image=list(references(case)) or None,
+        )
+        total = time.perf_counter() - started
+        rest = total - self.spent["prior_s"] - self.spent["decode_s"]
+        return {**self.spent, "denoise_s": rest, "total_s": total}
+
+
+def peak_memory(torch: Any, device: Any) -> float:
+    """Return the most the process has held so far: on the device, or in RAM on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,21 @@
+"""Exact switches that take time to warm up, or have to be asked for: compile, graphs."""
+
+from __future__ import annotations
+
+from .errors import InvalidSettings
+
+FAST = {
+    "compile": "compile the decoder's layers, once for each size of picture",
+    "graphs": "run a decode step of the prior as one CUDA graph",
+}
+
+
+def parse_fast(text: str) -> frozenset[str]:
+    """Read `compile,graphs`; raise InvalidSettings."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in FAST:
+            raise InvalidSettings(
+                f"There is no fast switch {name!r}.", hint=f"Known are: {', '.join(FAST)}."
+            )
+    return frozenset(names)
