@@ -6,4 +6,4 @@ set -e
 cd "$(dirname "$0")/.."
 python=${1:-.venv/bin/python}
 scale=$("$python" -c 'import torch; print("full" if torch.cuda.is_available() else "tiny")')
-exec timeout 600 "$python" -P bench/gpu.py --scale "$scale"
+exec timeout 600 "$python" bench/gpu.py --scale "$scale"

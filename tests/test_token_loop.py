@@ -121,14 +121,14 @@ def test_no_setting_changes_a_token(model, request):
     found, passes, _ = write(stage, of_many_settings(stage))
     assert found == expected
     assert passes < plain == 2 * 256 - 1
-    assert len(set(map(tuple, found))) == len(SETTINGS)
+    assert len(set(map(tuple, found))) > len(SETTINGS) // 2  # a quiet page is often the same
 
 
 def test_guessed_windows_draw_from_the_distribution_of_plain_sampling(tiny):
     """The second token of 2048 pictures against its exact marginal, by a chi-square test.
 
-    At a level of 1e-4, and with some 50 likely tokens, pictures that drew one token in five from
-    elsewhere would be noticed with a probability above .99.
+    At a level of 1e-4 it would notice with a probability above .99 that a third of the pictures
+    drew from all codes alike; the test computes that power for the distribution at hand.
     """
     options = {"temperature": 1.5, "top_p": 1.0}
     (first,) = make_pictures("0", GenerationRequest("A page", 512, 512, seed=0, **options))
@@ -157,6 +157,11 @@ def test_guessed_windows_draw_from_the_distribution_of_plain_sampling(tiny):
     bound = freedom * (1 - 2 / (9 * freedom) + 3.72 * (2 / (9 * freedom)) ** 0.5) ** 3
     assert freedom > 20
     assert statistic < bound
+    codes = (~tiny.suppress).float() / (~tiny.suppress).sum()
+    alike = torch.cat([codes[likely], codes[~likely].sum()[None]]) * total
+    shift = float(((alike - expected) / 3).square().div(expected.clamp(min=1)).sum())
+    # a noncentral chi-square, as a normal distribution: 2.33 standard deviations above the bound
+    assert freedom + shift - bound > 2.33 * (2 * (freedom + 2 * shift)) ** 0.5
 
 
 @torch.inference_mode()
@@ -168,7 +173,8 @@ def second_token(stage, inputs, temperature, top_p):
         weights, ids = sorted_distribution(
             logits, [temperature] * rows, [top_p] * rows, stage.sampling.top_k, stage.suppress
         )
-        return torch.zeros_like(weights).scatter(1, ids, weights / weights.sum(1, keepdim=True))
+        shares = weights / weights.sum(1, keepdim=True)
+        return torch.zeros_like(logits).scatter(1, ids, shares)
 
     positions = torch.cat([inputs.position_ids, inputs.decode_position_ids[:, :1]], dim=1)
     embeds = stage.prior.embed(inputs.input_ids)[None]
