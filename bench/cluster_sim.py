@@ -201,6 +201,9 @@ class Service:
             f" JOIN payloads ON job_id = jobs.id WHERE jobs.id IN ({marks}) AND state = 'done'"
         )
         while len(rows := self.query(query, ids)) < len(ids):
+            failed = self.query("SELECT error FROM jobs WHERE state IN ('failed', 'cancelled')")
+            if failed or self.process.poll() is not None:
+                raise SystemExit(f"The service did not paint: {failed or 'it has ended'}.")
             time.sleep(0.1)
         found = {row[0]: (*row[1:4], json.loads(row[4])["timings"]) for row in rows}
         return [found[id] for id in ids]
