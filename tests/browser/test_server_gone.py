@@ -4,7 +4,7 @@
 def test_gone_and_back(visit, service, shoot):
     page = visit()
     page.fill("#prompt", "A sign that says 'BACK'")
-    page.check("input[name=image_size][value=square]", force=True)
+    page.check("input[name=image_size][value=square]")
     page.fill("[aria-label='Steps, exact value']", "60")
     page.click("button[type=submit]")
     page.wait_for_selector("text=/Painting, step/")

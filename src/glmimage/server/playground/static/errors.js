@@ -63,7 +63,7 @@ export function explain(error) {
 function ofInput(detail, error) {
   const field = detail.loc?.find((part) => part in FIELDS) ?? "";
   if (detail.type === "content_policy_violation") {
-    return say("refused", "This prompt was refused", `${sentence(detail.msg)} Write it differently.`, "prompt");
+    return say("refused", "This prompt was refused", sentence(detail.msg), "prompt");
   }
   if (error.status >= 500) {
     return say("server", "The picture could not be made", `${sentence(detail.msg)} Try again.`);
