@@ -17,16 +17,25 @@ from glmimage.server.serving import find_serving, first_key_file
 
 PASTE = ["  glmimage exec -- python poster.py", '  eval "$(glmimage env)"']
 
+# a background job of a script ignores SIGINT, and so does what it starts: the tests may be one
+LIKE_A_SHELL = """
+import os, signal, sys
+ignored = [int(number) for number in sys.argv[1].split(",") if number]
+for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 SERVE = [sys.executable, "-m", "glmimage", "serve", "--http-port", "0", "--https-port", "0"]
 
 
 class Server:
-    """Run `glmimage serve` without a worker."""
+    """Run `glmimage serve` without a worker; `ignored` are the signals its shell has it ignore."""
 
-    def __init__(self, data_dir, *options, **variables):
+    def __init__(self, data_dir, *options, ignored=(), **variables):
+        shell = [sys.executable, "-c", LIKE_A_SHELL, ",".join(str(int(n)) for n in ignored)]
         self.data_dir = data_dir
         self.process = subprocess.Popen(
-            [*SERVE, "--data-dir", str(data_dir), "--workers", "0", *options],
+            [*shell, *SERVE, "--data-dir", str(data_dir), "--workers", "0", *options],
             env=clean_environment(**variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -56,8 +65,8 @@ def clean_environment(**variables):
 def serve(tmp_path):
     started = []
 
-    def start(*options, **variables):
-        started.append(Server(tmp_path / "data", *options, **variables))
+    def start(*options, **settings):
+        started.append(Server(tmp_path / "data", *options, **settings))
         return started[-1]
 
     yield start
@@ -109,6 +118,16 @@ def test_a_signal_ends_it_cleanly(serve, number):
     assert find_serving(server.data_dir) is None
     with pytest.raises(OSError, match="refused"):
         socket.create_connection((host, int(port)), timeout=5)
+
+
+def test_a_signal_that_the_shell_has_it_ignore_is_ignored(serve):
+    """So that Ctrl-C of a foreground program does not end a server started with & or nohup."""
+    ignored = (signal.SIGINT, signal.SIGHUP)
+    server = serve(ignored=ignored)
+    for number in ignored:
+        server.process.send_signal(number)
+    assert get(f"http://{server.serving.http}/health/live")[0] == 200
+    assert server.stop(signal.SIGTERM)[:2] == (0, "Stopping.\n")
 
 
 def test_the_second_start_keeps_key_and_certificate(serve):
