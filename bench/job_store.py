@@ -3,9 +3,10 @@
     python bench/queue.py --databases sqlite,postgresql --depths 1,10000,1000000
 
 With each depth that many jobs wait already. `serial` asks for one thing after the other and shows
-what a call takes; `cycles` has several callers enqueue, claim and finish at once, as a server and
-its workers do. PostgreSQL is started for the run, with fsync. The last line of the output is the
-JSON that is also written to bench/results/.
+what a call takes; `together` has several callers enqueue, then claim, then finish; `cycles` has
+them do all three in turn, as a server and its workers do. PostgreSQL is started for the run; a
+commit waits for the disk on both. The last line of the output is the JSON that is also written to
+bench/results/.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ENDPOINT = "fal-ai/glm-image"
 INPUT = {"prompt": "A conference poster with the headline 'AI Summit 2026'", "seed": 7}
 OPERATIONS = ("enqueue", "claim", "finish", "position")
+TARGETS = {"sqlite": "200, better 500", "postgresql": "300, better 500"}
+CLAIM_TARGET = "20, at a million"
 
 
 def fill(connection: Connection, depth: int) -> None:
@@ -113,25 +116,48 @@ async def cycles(store: JobStore, number: int, callers: int) -> dict[str, Any]:
             for claim in await timed(times["claim"], store.claim("w", ["prior", "decode"], 1, 60)):
                 await timed(times["finish"], finish(store, claim))
 
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), time.process_time()
     await asyncio.gather(*(call() for _ in range(callers)))
     seconds = time.perf_counter() - started
-    return {"per_second": round(number / seconds, 1)} | {
+    cpu_ms = 1000 * (time.process_time() - spent) / number  # of ours, without the server's
+    return {"per_second": round(number / seconds, 1), "own_cpu_ms": round(cpu_ms, 3)} | {
         name: spread(values) for name, values in times.items()
     }
 
 
-async def rate(call: Callable[[], Awaitable[Any]], number: int, callers: int) -> float:
-    """Return calls a second of several callers."""
+async def together(store: JobStore, number: int, callers: int) -> dict[str, Any]:
+    """Several callers, all of whom enqueue, then claim, then finish."""
+    claims: list[Any] = []
+
+    async def enqueue() -> None:
+        await store.enqueue(new_job())
+
+    async def claim() -> None:
+        claims.extend(await store.claim("w", ["prior", "decode"], 1, 600))
+
+    async def end() -> None:
+        await finish(store, claims.pop())
+
+    calls: dict[str, Callable[[], Awaitable[None]]] = {
+        "enqueue": enqueue,
+        "claim": claim,
+        "finish": end,
+    }
+    return {name: await rate(call, number, callers) for name, call in calls.items()}
+
+
+async def rate(call: Callable[[], Awaitable[None]], number: int, callers: int) -> dict[str, float]:
+    """Return calls a second of several callers, and what one waits for."""
     left = iter(range(number))
+    times: list[float] = []
 
     async def repeat() -> None:
         for _ in left:
-            await call()
+            await timed(times, call())
 
     started = time.perf_counter()
     await asyncio.gather(*(repeat() for _ in range(callers)))
-    return round(number / (time.perf_counter() - started), 1)
+    return {"per_second": round(number / (time.perf_counter() - started), 1)} | spread(times)
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
@@ -174,12 +200,30 @@ async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
                 row: dict[str, Any] = {"database": database, "depth": depth}
                 row["serial"] = await serial(store, options.number)
                 row["cycles"] = await cycles(store, options.number, options.callers)
-                row["enqueue_per_second"] = await rate(
-                    lambda s=store: s.enqueue(new_job()), options.number, options.callers
-                )
+                row["together"] = await together(store, options.number, options.callers)
                 rows.append(row)
                 print(json.dumps(row), file=sys.stderr)
     return rows
+
+
+def figures(details: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield what matters, one number a row, beside what was to be reached."""
+    for row in details:
+        depth, database = row["depth"], row["database"]
+        case = f"{database}, {depth} waiting"
+        target = TARGETS[database]
+        values: dict[str, tuple[float, str]] = {
+            "full cycles a second": (row["cycles"]["per_second"], target),
+            "claim among cycles, p99 ms": (row["cycles"]["claim"]["p99_ms"], CLAIM_TARGET),
+        }
+        for name, spread_of in row["together"].items():
+            values[f"{name}s a second"] = (spread_of["per_second"], "")
+        for name, spread_of in row["serial"].items():
+            reach = CLAIM_TARGET if name == "claim" else ""
+            values[f"{name} alone, p50 ms"] = (spread_of["p50_ms"], "")
+            values[f"{name} alone, p99 ms"] = (spread_of["p99_ms"], reach)
+        for metric, (number, reach) in values.items():
+            yield {"case": case, "metric": metric, "ours": number, "target": reach}
 
 
 def card() -> dict[str, Any]:
@@ -209,10 +253,12 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=1000, help="calls of each kind")
     parser.add_argument("--callers", type=int, default=16, help="of the measurement `cycles`")
     parser.add_argument("--warmup", type=int, default=50)
+    parser.add_argument("--name", default="queue", help="of the file of results, after the date")
     options = parser.parse_args()
-    document = {"card": card(), "rows": asyncio.run(measure(options))}
+    details = asyncio.run(measure(options))
+    document = {"card": card(), "rows": list(figures(details)), "details": details}
     line = json.dumps(document)
-    name = f"{document['card']['date']}-queue.json"
+    name = f"{document['card']['date']}-{options.name}.json"
     (ROOT / "bench" / "results" / name).write_text(json.dumps(document, indent=1) + "\n")
     print(line)
 
