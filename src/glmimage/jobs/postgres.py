@@ -1,6 +1,6 @@
 """PostgreSQL: transactions through asyncpg, and LISTEN so that nobody has to ask all the time.
 
-A process writes through one connection, and commits together what came together: a commit waits
+A process writes through two connections, and commits together what came together: a commit waits
 for the disk, and all jobs of a key for one row, its clock.
 """
 
@@ -32,10 +32,14 @@ MIGRATION_LOCK = 0x676C6D00
 LEADER_LOCK = 0x676C6D03
 LEADER_TIMEOUT_S = 5.0
 POOL_SIZE = 8
+NUM_LANES = 2
 MAX_BATCH = 64
 SESSION = {
     "application_name": "glmimage",
     "jit": "off",  # compiling takes longer than any query
+    # a plan is kept, so it must not be made for the few jobs that there were then
+    "enable_seqscan": "off",
+    "plan_cache_mode": "force_generic_plan",
     # a machine that has vanished gives up its locks after half a minute
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
@@ -59,14 +63,13 @@ class PostgresDatabase:
         self._readers, self._writer, self._dsn = readers, writer, dsn
         self._moments: dict[Topic, int] = dict.fromkeys(get_args(Topic), 0)
         self._written = {topic: asyncio.Event() for topic in self._moments}
-        self._inbox: list[_Task] = []
-        self._asked = asyncio.Event()
+        self._lanes = tuple(_Lane() for _ in range(NUM_LANES))
         self._leader: asyncpg.Connection[Any] | None = None
         self._leads = False
         self._asking = asyncio.Lock()
         self._duties = (
             asyncio.create_task(self._listen(), name="store-listener"),
-            asyncio.create_task(self._write_loop(), name="store-writer"),
+            *(asyncio.create_task(self._write_loop(lane)) for lane in self._lanes),
         )
 
     @classmethod
@@ -85,7 +88,7 @@ class PostgresDatabase:
         readers, writer = (
             _engine(address, size, isolation)
             # a read is at most one statement that matters, and saves two round trips
-            for size, isolation in ((POOL_SIZE, "AUTOCOMMIT"), (1, "READ COMMITTED"))
+            for size, isolation in ((POOL_SIZE, "AUTOCOMMIT"), (NUM_LANES, "READ COMMITTED"))
         )
         dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
         return cls(readers, writer, dsn)
@@ -99,8 +102,11 @@ class PostgresDatabase:
     async def write(self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a transaction and return when it is on disk."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._inbox.append(_Task(_bind(transaction, args, kwargs), future, _order_of(args)))
-        self._asked.set()
+        task = _Task(_bind(transaction, args, kwargs), future, _order_of(args))
+        # what moves a key's clock apart from all else, so that one is prepared while one commits
+        lane = self._lanes[bool(task.order)]
+        lane.inbox.append(task)
+        lane.asked.set()
         return await future
 
     def moment(self, topic: Topic) -> int:
@@ -144,12 +150,12 @@ class PostgresDatabase:
         await self._readers.dispose()
         await self._writer.dispose()
 
-    async def _write_loop(self) -> None:
+    async def _write_loop(self, lane: _Lane) -> None:
         while True:
-            await self._asked.wait()
-            batch, self._inbox = self._inbox[:MAX_BATCH], self._inbox[MAX_BATCH:]
-            if not self._inbox:
-                self._asked.clear()
+            await lane.asked.wait()
+            batch, lane.inbox = lane.inbox[:MAX_BATCH], lane.inbox[MAX_BATCH:]
+            if not lane.inbox:
+                lane.asked.clear()
             batch.sort(key=lambda task: task.order)
             for task, answer in zip(batch, await self._answers(batch), strict=True):
                 if task.future.done():
@@ -243,7 +249,7 @@ def _engine(address: URL, size: int, isolation: Any) -> AsyncEngine:
     engine = create_async_engine(
         address,
         pool_size=size,
-        max_overflow=size - 1,
+        max_overflow=0,
         connect_args={
             "server_settings": SESSION,
             "command_timeout": SILENCE_S,
@@ -263,6 +269,14 @@ class _Task(NamedTuple):
     order: tuple[str, ...]
 
 
+class _Lane:
+    """Hold what waits for one of the connections that write."""
+
+    def __init__(self) -> None:
+        self.inbox: list[_Task] = []
+        self.asked = asyncio.Event()
+
+
 class _OneFailed(Exception):
     """Say that a transaction of several has failed, so that nothing is kept of any."""
 
@@ -272,9 +286,9 @@ def _bind(transaction: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
 
 
 def _order_of(args: tuple[Any, ...]) -> tuple[str, ...]:
-    """Let all processes move the keys' clocks first and in one order, lest two wait for another."""
+    """Let all processes move the keys' clocks in one order, lest they wait for each other."""
     new = args[0] if args else None
-    return ("", new.api_key_id or "", new.priority) if isinstance(new, NewJob) else ("later",)
+    return (new.api_key_id or "", new.priority) if isinstance(new, NewJob) else ()
 
 
 def _run_all(batch: Sequence[Callable[[Connection], Any]], connection: Connection) -> list[Any]:
