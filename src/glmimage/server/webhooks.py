@@ -98,6 +98,10 @@ class WebhookSender:
         except StoreUnavailable as error:
             # it is due again when its lease in the outbox is over
             log.warning("The outcome of webhook %s is not noted: %s", webhook.id, error)
+        except Exception as error:
+            log.exception("Webhook %s cannot be sent", webhook.id)
+            with contextlib.suppress(StoreUnavailable):
+                await self._fail(webhook, f"It cannot be sent: {type(error).__name__}.")
 
     async def _attempt(self, webhook: Webhook) -> None:
         store = self._services.store

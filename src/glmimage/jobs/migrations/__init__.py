@@ -15,9 +15,9 @@ ONE_AT_A_TIME = threading.Lock()
 _TABLE = "alembic_version"
 
 
-def migrate(connection: Connection) -> None:
+def migrate(connection: Connection, version: str = HEAD) -> None:
     """Upgrade within the caller's transaction; raise StoreOutdated for a newer database."""
-    if _version(connection) == HEAD:
+    if _version(connection) == version:
         return
     from alembic import command
     from alembic.config import Config
@@ -27,7 +27,7 @@ def migrate(connection: Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config, version)
     except CommandError:
         raise StoreOutdated(
             f"The database is of a newer version of glmimage ({_version(connection)!r}).",
