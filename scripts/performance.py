@@ -39,14 +39,18 @@ OLD_NAMES = {
 }
 
 
+SHOWN = {"case", "metric", "ours"}
+
+
 def read_results(folder: Path) -> list[Result]:
-    """Return what was measured against diffusers, the newest first; others have no upstream."""
+    """Return what was measured, the newest first; what was compared has an `upstream`."""
     files = sorted(folder.glob("*.json"), reverse=True)
     results = [{"file": file.name, **json.loads(file.read_text("utf-8"))} for file in files]
     for result in results:
         for row in result["rows"]:
-            row["metric"] = OLD_NAMES.get(row["metric"], row["metric"])
-    return [result for result in results if all("upstream" in row for row in result["rows"])]
+            if "metric" in row:
+                row["metric"] = OLD_NAMES.get(row["metric"], row["metric"])
+    return [result for result in results if all(row.keys() >= SHOWN for row in result["rows"])]
 
 
 def performance_page(note: str, results: list[Result]) -> str:
@@ -124,7 +128,7 @@ def _measured_alone(result: Result) -> Iterator[str]:
     """Show a run that nothing is compared with, beside what was to be reached."""
     card = result["card"]
     name = result["file"].removesuffix(".json").rpartition("-")[2]
-    yield f"## {name} on {card.get('device', card['system'])}, {card['date']}"
+    yield f"## {name} on {card.get('device') or card.get('system', 'this machine')}, {card['date']}"
     yield ""
     yield f"```sh\n{card['command']}\n```"
     yield f"[{result['file']}](../bench/results/{result['file']})"
