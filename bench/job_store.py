@@ -217,7 +217,7 @@ def figures(details: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             "claim among cycles, p99 ms": (row["cycles"]["claim"]["p99_ms"], CLAIM_TARGET),
         }
         for name, spread_of in row["together"].items():
-            values[f"{name}s a second"] = (spread_of["per_second"], "")
+            values[f"{name}, a second"] = (spread_of["per_second"], "")
         for name, spread_of in row["serial"].items():
             reach = CLAIM_TARGET if name == "claim" else ""
             values[f"{name} alone, p50 ms"] = (spread_of["p50_ms"], "")
