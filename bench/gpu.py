@@ -53,10 +53,14 @@ def write_checkpoint_folder(root: Path, scale: str) -> Path:
     return make_tiny(root / scale)
 
 
+def materialise(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Bring a network that was built on the meta device to the device, with random weights."""
+    return randomise(model.to(dtype).to_empty(device=device))
+
+
 @torch.no_grad()
-def randomise(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Give a network built on the meta device random weights that keep the variance."""
-    model.to_empty(device=device).to(dtype)
+def randomise(model: nn.Module) -> nn.Module:
+    """Give a network random weights that keep the variance."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if name == "bias":
@@ -97,17 +101,17 @@ def our_stages(folder: Path, scale: str, device: torch.device, dtype: torch.dtyp
     prior_stage = PriorStage(
         prompt=checkpoint.load_prompt(),
         vision=checkpoint.load_vision(device, dtype),
-        prior=randomise(prior, device, dtype),
+        prior=materialise(prior, device, dtype),
         sampling=checkpoint_sampling(checkpoint),
         suppress=(torch.arange(text["vision_vocab_size"]) >= 16384).to(device),
         device=device,
     )
-    vae = VAE(randomise(autoencoder, device, dtype)).eval()
+    vae = VAE(materialise(autoencoder, device, dtype)).eval()
     vae.autoencoder.to(memory_format=torch.channels_last)
     tokenizer = checkpoint.load_glyph().tokenizer
     decode_stage = DecodeStage(
-        glyph=GlyphEncoder(randomise(encoder, device, dtype), tokenizer).eval(),
-        dit=randomise(dit, device, dtype),
+        glyph=GlyphEncoder(materialise(encoder, device, dtype), tokenizer).eval(),
+        dit=materialise(dit, device, dtype),
         vae=vae,
         scheduler_config=checkpoint.scheduler_config,
         vae_pixels=plan.vae_pixels,
@@ -155,16 +159,20 @@ def upstream_pipeline(folder: Path, scale: str, device: torch.device, dtype: tor
         for name, value in FULL["text"].items():
             setattr(config.text_config, name, value)
         config.text_config.rope_parameters |= {"rope_theta": 10000.0, "mrope_section": [8, 12, 12]}
-        with torch.device("meta"):
+        # not on the meta device: transformers computes its rotary frequencies when it is built
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        with torch.device(device):
             networks = {
                 "vision_language_encoder": GlmImageForConditionalGeneration(config),
                 "transformer": GlmImageTransformer2DModel(**FULL["dit"]),
                 "text_encoder": full_glyph(),
                 "vae": full_vae(),
             }
+        torch.set_default_dtype(before)
         generation = pipe.vision_language_encoder.generation_config
         for name, network in networks.items():
-            setattr(pipe, name, randomise(network, device, dtype))
+            setattr(pipe, name, randomise(network))
         generation.suppress_tokens = list(range(16384, 16512))
         pipe.vision_language_encoder.generation_config = generation
     pipe.set_progress_bar_config(disable=True)
