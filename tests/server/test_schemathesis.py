@@ -51,4 +51,4 @@ def test_surface(strict, tmp_path, surface, endpoint):
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 generated" not in done.stdout
+    assert " 0 generated" not in done.stdout
