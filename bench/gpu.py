@@ -140,7 +140,7 @@ def full_vae() -> nn.Module:
 
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=16, use_quant_conv=False, use_post_quant_conv=False,
+        sample_size=1024, latent_channels=16, use_quant_conv=False, use_post_quant_conv=False,
         mid_block_add_attention=False, latents_mean=(0.0,) * 16, latents_std=(1.0,) * 16,
         **FULL["vae"],
     )  # fmt: skip
