@@ -39,3 +39,32 @@ def postgres_address():
     yield address
     server.communicate("")
     assert server.returncode == 0
+
+
+@pytest.fixture(scope="session")
+def adapters(tiny_dir, tmp_path_factory):
+    """Write adapters of the toy checkpoint that change pictures, in a folder of them.
+
+    "both" are of prior and decoder, "painted" and "written" of one of them alone.
+    """
+    import torch
+
+    from glmimage.loading.adapters import DEFAULT_TARGETS, save_adapter, targets_of
+    from glmimage.loading.checkpoint import Checkpoint
+
+    checkpoint, root = Checkpoint(tiny_dir), tmp_path_factory.mktemp("adapters")
+    generator = torch.Generator().manual_seed(5)
+    networks = {"prior": checkpoint.load_prior(), "decoder": checkpoint.load_dit()}
+    for name, parts in (("both", networks), ("painted", ["decoder"]), ("written", ["prior"])):
+        for part in parts:
+            tensors = {
+                layer: (
+                    torch.randn(4, target.columns, generator=generator) * 0.1,
+                    torch.randn(target.rows, 4, generator=generator) * 0.1,
+                )
+                for layer, target in targets_of(networks[part]).items()
+                if layer.endswith(DEFAULT_TARGETS[part])
+            }
+            folder = root / name / part
+            save_adapter(folder, part, tensors, 8.0, DEFAULT_TARGETS[part], "tiny")
+    return root

@@ -21,6 +21,8 @@ def test_codes_are_pinned():
         "InvalidPrompt": "invalid_prompt",
         "InvalidSize": "invalid_size",
         "InvalidImage": "invalid_image",
+        "InvalidLora": "invalid_lora",
+        "InvalidDataset": "invalid_dataset",
         "InvalidSettings": "invalid_settings",
         "ModelError": "model_error",
         "ModelNotFound": "model_not_found",

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
         CheckpointInvalid,
         DownloadFailed,
         GlmImageError,
+        InvalidDataset,
         InvalidImage,
+        InvalidLora,
         InvalidPrompt,
         InvalidRequest,
         InvalidSettings,
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
         OutOfMemory,
         OutputError,
     )
+    from .lora import Lora
     from .pipeline import Pipeline
     from .types import (
         SIZE_PRESETS,
@@ -44,7 +47,9 @@ _HOMES = {
             "CheckpointInvalid",
             "DownloadFailed",
             "GlmImageError",
+            "InvalidDataset",
             "InvalidImage",
+            "InvalidLora",
             "InvalidPrompt",
             "InvalidRequest",
             "InvalidSettings",
@@ -72,6 +77,7 @@ _HOMES = {
         ),
         "types",
     ),
+    "Lora": "lora",
     "Pipeline": "pipeline",
 }
 
@@ -86,11 +92,14 @@ __all__ = [
     "GenerationRequest",
     "GenerationResult",
     "GlmImageError",
+    "InvalidDataset",
     "InvalidImage",
+    "InvalidLora",
     "InvalidPrompt",
     "InvalidRequest",
     "InvalidSettings",
     "InvalidSize",
+    "Lora",
     "ModelError",
     "ModelNotFound",
     "OutOfMemory",

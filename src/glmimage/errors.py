@@ -4,13 +4,15 @@
     ├── InvalidRequest          a value of the request is wrong; `field` names it
     │   ├── InvalidPrompt
     │   ├── InvalidSize
-    │   └── InvalidImage        a reference picture is unreadable, too large, too narrow ...
+    │   ├── InvalidImage        a reference picture is unreadable, too large, too narrow ...
+    │   └── InvalidLora         adapters are missing, damaged or of another model
     ├── InvalidSettings         an environment variable or option of the deployment is wrong
     ├── ModelError
     │   ├── ModelNotFound       no such name, folder or Hugging Face id
     │   ├── CheckpointInvalid   a file of the checkpoint is missing, damaged or of another model
     │   └── DownloadFailed
     ├── ServerNotFound          no server runs, or it has no key for us
+    ├── InvalidDataset          pictures to train on are missing, too small, without a caption ...
     ├── OutputError             the picture cannot be written where it was asked for
     ├── OutOfMemory
     └── Aborted
@@ -69,6 +71,11 @@ class InvalidImage(InvalidRequest):
     default_field = "source_images"
 
 
+class InvalidLora(InvalidRequest):
+    code = "invalid_lora"
+    default_field = "loras"
+
+
 class InvalidSettings(GlmImageError):
     code = "invalid_settings"
 
@@ -91,6 +98,10 @@ class DownloadFailed(ModelError):
 
 class ServerNotFound(GlmImageError):
     code = "server_not_found"
+
+
+class InvalidDataset(GlmImageError):
+    code = "invalid_dataset"
 
 
 class OutputError(GlmImageError):

@@ -99,6 +99,7 @@ def encode_references(stage: DecodeStage, picture: Picture) -> ReferenceCache | 
     if not picture.source_ids:
         return None
     started_s = time.perf_counter()
+    stage = stage.adapted(picture.request.loras)
     latents, prior_ids, sizes = [], [], []
     grids = picture.encoded.source_grids
     for image, ids, grid in zip(
@@ -123,6 +124,7 @@ def denoise(
     The pictures are of one request: they share size, steps, guidance, glyphs and references.
     """
     request, device, batch = pictures[0].request, stage.device, len(pictures)
+    stage = stage.adapted(request.loras)
     dit, scale = stage.dit, stage.vae.scale_factor
     height, width = request.height, request.width
     shape = (stage.vae.latent_channels, height // scale, width // scale)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from .errors import InvalidSettings
 from .fast import parse_fast
+from .loading.adapters import load_low_ranks
 from .loading.checkpoint import Checkpoint, resolve_model
 from .loading.tensors import OnProgress, read_json
+from .lora import Lora, lora_version
 from .lossy import EXACT, Lossy
 from .memory import (
     CPU_SMALL_VALUES,
@@ -30,12 +32,34 @@ from .memory import (
 from .model.config import PriorConfig
 from .model.dit import DiT
 from .model.glyph import GlyphEncoder
+from .model.lora import adapt, merge
 from .model.packed_prior import PackedPrior, can_pack
 from .model.prior import PriorModel
 from .model.prompt import PromptEncoder
 from .model.sampling import SamplingConfig
 from .model.vae import VAE
 from .model.vision import VisionTokenizer
+
+KEPT_ADAPTED = 4
+"""Sets of adapters that stay loaded beside a stage; the one used longest ago goes first."""
+
+AnyStage = TypeVar("AnyStage", bound="PriorStage | DecodeStage")
+
+
+class _Adapted(Generic[AnyStage]):
+    """A stage with each of the sets of adapters that were asked for last."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[tuple[Lora, str], ...], AnyStage] = {}
+
+    def get(self, loras: Sequence[Lora], make: Callable[[Sequence[Lora]], AnyStage]) -> AnyStage:
+        # by content too: adapters may have been trained further since they were read
+        key = tuple((lora, lora_version(lora.path)) for lora in loras)
+        stage = self._kept.pop(key, None) or make(loras)
+        while len(self._kept) >= KEPT_ADAPTED:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = stage
+        return stage
 
 
 @dataclass(frozen=True)
@@ -54,6 +78,24 @@ class PriorStage:
     device: torch.device
     packed: PackedPrior | None = None
     graphs: bool = False
+    _adapted: _Adapted[PriorStage] = field(default_factory=_Adapted, repr=False)
+
+    def adapted(self, loras: Sequence[Lora]) -> PriorStage:
+        """Return the stage with adapters in its network; raise InvalidLora.
+
+        It shares the weights, and is the very stage where no adapter has an effect.
+        """
+        active = [lora for lora in loras if lora.scale]
+        return self._adapted.get(active, self._with) if active else self
+
+    def _with(self, loras: Sequence[Lora]) -> PriorStage:
+        weight = self.prior.embed.weight
+        low_ranks = load_low_ranks(self.prior, loras, self.device, weight.dtype)
+        if not low_ranks:
+            return self
+        prior = adapt(self.prior, low_ranks)
+        packed = None if self.packed is None else PackedPrior(merge(prior))
+        return replace(self, prior=prior, packed=packed)
 
 
 @dataclass(frozen=True)
@@ -67,6 +109,16 @@ class DecodeStage:
     vae_pixels: int
     device: torch.device
     lossy: Lossy = EXACT
+    _adapted: _Adapted[DecodeStage] = field(default_factory=_Adapted, repr=False)
+
+    def adapted(self, loras: Sequence[Lora]) -> DecodeStage:
+        """Return the stage with adapters in its network; see `PriorStage.adapted`."""
+        active = [lora for lora in loras if lora.scale]
+        return self._adapted.get(active, self._with) if active else self
+
+    def _with(self, loras: Sequence[Lora]) -> DecodeStage:
+        low_ranks = load_low_ranks(self.dit, loras, self.device, self.dit.dtype)
+        return replace(self, dit=adapt(self.dit, low_ranks)) if low_ranks else self
 
 
 class Stages:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -55,6 +57,7 @@ class _Row:
     temperature: float
     top_p: float
     stream: RandomStream
+    stage: PriorStage
     slot: int = -1
     num_tokens: int = 0
     num_known: int = 0
@@ -86,7 +89,7 @@ class TokenLoop:
         kv_tokens: int = KV_TOKENS,
         window: int = WINDOW,
     ) -> None:
-        self._packed, self._window = stage.packed, window
+        self._stage, self._window = stage, window
         self._graphed = GraphedPrior(stage.prior) if stage.graphs else None
         self.prior, self.device = stage.prior, stage.device
         self.sampling, self._suppress = stage.sampling, stage.suppress
@@ -121,13 +124,14 @@ class TokenLoop:
             slots = [row.slot for row in rows]
             positions = inputs.decode_position_ids.to(self.device)
             self._positions[slots, :, : inputs.num_tokens] = positions
-            embeds = self.prior.embed(inputs.input_ids.to(self.device))[None]
-            hidden = self.prior(
+            prior = rows[0].stage.prior
+            embeds = prior.embed(inputs.input_ids.to(self.device))[None]
+            hidden = prior(
                 embeds, inputs.position_ids.to(self.device)[None], self._cache, slots[:1]
             )
             for slot in slots[1:]:
                 self._copy_slot(slots[0], slot)
-            self._draw(rows, self.prior.logits(hidden[:, -1]).expand(len(rows), -1))
+            self._draw(rows, prior.logits(hidden[:, -1]).expand(len(rows), -1))
         except BaseException:
             for picture in pictures:
                 self.leave(picture)
@@ -155,11 +159,9 @@ class TokenLoop:
         if not rows:
             return []
         before = [row.num_tokens for row in rows]
-        with cpu_threads(self._threads):
-            if self._packed is None:
-                self._write_tokens(rows)
-            else:
-                self._write_windows(self._packed, rows)
+        with cpu_threads(self._threads), _undone_by_errors(rows):
+            for group in _by_stage(rows):
+                self._write(group)
         self.gains.update(row.num_tokens - count for row, count in zip(rows, before, strict=True))
         events = [
             event
@@ -172,20 +174,28 @@ class TokenLoop:
                 self.leave(row.picture)
         return events
 
+    def _write(self, rows: Sequence[_Row]) -> None:
+        """Write for rows that read the same network."""
+        if rows[0].stage.packed is None:
+            self._write_tokens(rows)
+        else:
+            self._write_windows(rows[0].stage.packed, rows)
+
     def _write_tokens(self, rows: Sequence[_Row]) -> None:
         """Write one token for each row."""
         assert self._cache is not None
+        prior = rows[0].stage.prior
         slots, last = [row.slot for row in rows], [row.num_tokens - 1 for row in rows]
         for row in rows:
             self._cache.lengths[row.slot] = row.num_cached
-        if self._graphed is not None:
+        if self._graphed is not None and rows[0].stage is self._stage:
             tokens, at = self._tokens[slots, last], self._positions[slots, :, last]
             self._draw(rows, self._graphed.logits(tokens, at, self._cache, slots))
             return
         embeds = self.prior.embed(self._tokens[slots, last])[:, None]  # (B, 1, D)
         positions = self._positions[slots, :, last][..., None]  # (B, 3, 1)
-        hidden = self.prior(embeds, positions, self._cache, slots)
-        self._draw(rows, self.prior.logits(hidden[:, -1]))
+        hidden = prior(embeds, positions, self._cache, slots)
+        self._draw(rows, prior.logits(hidden[:, -1]))
 
     def _write_windows(self, packed: PackedPrior, rows: Sequence[_Row]) -> None:
         """Write the tokens of each row up to its first wrong guess, and that one right."""
@@ -226,7 +236,8 @@ class TokenLoop:
         request = picture.request
         temperature = request.temperature or self.sampling.temperature
         top_p = request.top_p or self.sampling.top_p
-        return _Row(picture, picture.encoded, temperature, top_p, RandomStream(picture.seed))
+        stream, stage = RandomStream(picture.seed), self._stage.adapted(request.loras)
+        return _Row(picture, picture.encoded, temperature, top_p, stream, stage)
 
     def _make_room(self, inputs: PriorInputs, count: int) -> None:
         """Let `count` rows enter, if need be in new buffers that take over the rows of the old."""
@@ -296,3 +307,21 @@ class TokenLoop:
             large = inputs.large_tokens(self._tokens[row.slot, :count]).tolist()
             row.picture.prior = PriorReady(*key, inputs.large_grid, tuple(large))
             yield row.picture.prior
+
+
+def _by_stage(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+    """Group the rows by their adapters: a pass each, so that none reads what is another's."""
+    for _, group in groupby(sorted(rows, key=lambda row: id(row.stage)), lambda row: id(row.stage)):
+        yield list(group)
+
+
+@contextmanager
+def _undone_by_errors(rows: Sequence[_Row]) -> Iterator[None]:
+    """Take back the tokens of the groups that were written before another one failed."""
+    before = [(row, row.num_tokens, row.pace) for row in rows]
+    try:
+        yield
+    except BaseException:
+        for row, num_tokens, pace in before:
+            row.num_tokens, row.pace = num_tokens, pace
+        raise

@@ -13,6 +13,7 @@ from typing import SupportsFloat
 from PIL import Image
 
 from .errors import GlmImageError, InvalidPrompt, InvalidRequest, InvalidSize
+from .lora import Lora, check_loras
 from .source_images import normalise_source_image
 
 SIDE_STEP = 32
@@ -46,7 +47,8 @@ class GenerationRequest:
 
     width, height: px, 512 to 2048 in steps of 32. seed: None draws one in `seeded()`.
     source_images: up to 4 references; held as loaded RGB. temperature, top_p: None takes the
-    checkpoint's generation_config.json. Raises InvalidRequest or one of its kinds.
+    checkpoint's generation_config.json. loras: folders of adapters, up to 4, that add up. Raises
+    InvalidRequest or one of its kinds.
     """
 
     prompt: str
@@ -59,6 +61,7 @@ class GenerationRequest:
     source_images: tuple[Image.Image, ...] = ()
     temperature: float | None = None
     top_p: float | None = None
+    loras: tuple[Lora, ...] = ()
 
     def __post_init__(self) -> None:
         valid: dict[str, object] = {
@@ -81,6 +84,7 @@ class GenerationRequest:
         if self.top_p is not None:
             valid["top_p"] = _number("top_p", self.top_p, 0.0, 1.0, above_low=True)
         valid["source_images"] = _check_source_images(self.source_images)
+        valid["loras"] = check_loras(self.loras)
         for name, value in valid.items():
             object.__setattr__(self, name, value)
 

@@ -17,6 +17,7 @@ from .generate import generate, make_tiny
 from .jobs import jobs
 from .mcp import mcp
 from .service import serve, worker
+from .train import training
 
 app = typer.Typer(
     name="glmimage",
@@ -52,6 +53,7 @@ app.add_typer(keys)
 app.command()(usage)
 app.add_typer(jobs)
 app.add_typer(evaluation)
+app.add_typer(training)
 app.command()(doctor)
 app.command()(make_tiny)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..errors import InvalidRequest, InvalidSize
+from ..lora import MAX_LORA_SCALE, MAX_LORAS, lora_parts, parse_lora
 from ..types import (
     MAX_GUIDANCE,
     MAX_IMAGES,
@@ -74,6 +75,14 @@ References = Annotated[
         help=f"A reference picture, up to {MAX_SOURCE_IMAGES} times, the main subject first.",
     ),
 ]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATH[:SCALE]",
+        help=f"A folder of adapters, up to {MAX_LORAS} times; scale 0 to {MAX_LORA_SCALE:g}, by "
+        "default 1.",
+    ),
+]
 PictureFormat = Annotated[
     Literal["png", "jpeg"] | None,
     typer.Option("--format", help="By default the name of FILE decides, or png."),
@@ -102,6 +111,7 @@ def generate(
     seed: Seed = None,
     num_images: NumImages = 1,
     image: References = None,
+    lora: Loras = None,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -133,7 +143,10 @@ def generate(
         seed=seed,
         num_images=num_images,
         source_images=_open_references(image or []),
+        loras=tuple(parse_lora(text) for text in lora or ()),
     ).seeded()
+    for one in request.loras:
+        lora_parts(one.path)  # refused now, not after the model is loaded
     if best_of > 1:
         request = replace(request, num_images=best_of)
     paths, chosen_format = choose_paths(output, picture_format, num_images, request.seed or 0)

@@ -206,7 +206,7 @@ class DiT(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.patch_in.weight.dtype
+        return self.prior_embed.weight.dtype  # the one layer that never has adapters
 
     def _glyphs(self, glyph_embeds: Tensor) -> Tensor:
         return self.glyph_out(F.gelu(self.glyph_in(glyph_embeds.to(self.dtype))))
@@ -289,11 +289,16 @@ class Block(nn.Module):
         image = torch.addcmul(image, of_both[1], of_image[2][:, None])
 
         joined = [_modulate(text, *of_text[3:5]), _modulate(image, *of_image[3:5])]
-        hidden = linear_gelu(torch.cat(joined, dim=1), self.ff_in.weight, self.ff_in.bias)
+        hidden = self._widen(torch.cat(joined, dim=1))
         of_both = self.ff_out(hidden).split(lengths, dim=1)
         text = torch.addcmul(text, of_both[0], of_text[5][:, None])
         image = torch.addcmul(image, of_both[1], of_image[5][:, None])
         return text, image, key_value
+
+    def _widen(self, joined: Tensor) -> Tensor:
+        if not isinstance(self.ff_in, nn.Linear):  # adapters stand around it
+            return F.gelu(self.ff_in(joined), approximate="tanh")
+        return linear_gelu(joined, self.ff_in.weight, self.ff_in.bias)
 
     def _attend(
         self,

@@ -132,6 +132,18 @@ class PromptEncoder:
             source_grids=tuple(sources),
         )
 
+    def patches(self, image: Image.Image, grid: Grid) -> Tensor:
+        """Cut a picture as a reference is cut, but into this grid: (h * w, channels * 16 * 16)."""
+        cutter = self.processor.image_processor
+        cut = cutter(image, return_tensors="pt") if _is_own_grid(image, grid) else None
+        if cut is None or cut["image_grid_thw"][0].tolist() != [1, *grid]:
+            half = image.resize(
+                (cutter.patch_size * grid[1], cutter.patch_size * grid[0]), Image.Resampling.BICUBIC
+            )
+            cut = cutter(half, do_resize=False, return_tensors="pt")
+        patches: Tensor = cut["pixel_values"]
+        return patches
+
     def _check_prompt(self, prompt: str) -> None:
         for marker in self.reserved:
             if marker in prompt:
@@ -156,6 +168,10 @@ class PromptEncoder:
                 f"{MAX_SOURCE_ASPECT} times the shorter one.",
                 hint="Crop it.",
             )
+
+
+def _is_own_grid(image: Image.Image, grid: Grid) -> bool:
+    return image.size == (32 * grid[1], 32 * grid[0])
 
 
 def _grid_positions(grid: Grid, start: int) -> Tensor:
