@@ -76,11 +76,8 @@ def test_going_on_equals_never_having_stopped(folder, train, tmp_path):
         logs = [(tmp_path / name / part / "log.jsonl").read_text() for name in ("whole", "parts")]
         assert logs[0] == logs[1]
         assert '"validation"' in logs[0]
-    assert not [
-        event
-        for event in train(pictures, "parts", resume=True, **options)
-        if isinstance(event, Stepped)
-    ]
+    # nothing is left to do, and no picture is read again
+    assert train(pictures, "parts", resume=True, **options) == []
 
 
 def test_accumulated_batches_are_one_step(items):
@@ -200,7 +197,7 @@ def test_a_dropped_picture_has_neither_tokens_nor_glyphs(items):
     for drop, equal in ((1.0, True), (0.0, False)):
         objective = DecoderObjective(dit, checkpoint.scheduler_config, nothing, drop)
         found = [objective.loss([one], torch.Generator().manual_seed(3)) for one in (item, other)]
-        assert (found[0] == found[1]) is equal
+        assert torch.equal(*found) is equal
 
 
 def test_tokens_are_read_from_the_twin(folder, tiny_dir):
@@ -230,8 +227,9 @@ def test_tokens_are_those_of_a_reference_and_the_small_grid_its_own(folder, tiny
 def test_other_options_do_not_go_on(folder, train):
     pictures = folder()
     train(pictures, steps=1, parts=("prior",))
-    with pytest.raises(InvalidSettings, match="--resume"):
+    with pytest.raises(InvalidSettings, match="holds a training already") as caught:
         train(pictures, steps=1, parts=("prior",))
+    assert "--resume" in caught.value.hint
     with pytest.raises(InvalidSettings, match="trained with rank 4, not 8"):
         train(pictures, steps=1, parts=("prior",), resume=True, rank=8)
 
