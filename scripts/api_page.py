@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from glmimage.config import PREFIX, Settings
+from glmimage.lora import MAX_LORA_SCALE, MAX_LORAS, MIN_LORA_SCALE
 from glmimage.server.app import ROUTES
 from glmimage.server.fal.errors import REQUEST_ERRORS, RETRYABLE
 from glmimage.server.fal.openapi import document
@@ -129,6 +130,14 @@ def _fields() -> Iterator[str]:
         f"{MAX_IMAGES}, paints n pictures, picture k with `image_seed(seed, k)` and a prior of its "
         "own, and returns the `num_images` in which most words were found, the best first. "
         "All n are charged. Below `num_images`, or without words in quotes, it changes nothing."
+    )
+    yield ""
+    yield (
+        "`loras` is a list of up to "
+        f"{MAX_LORAS} objects: `path`, the name of adapters that this server has, and `scale`, "
+        f"{MIN_LORA_SCALE:g} to {MAX_LORA_SCALE:g}, by default 1. An unknown name is answered 422. "
+        "It has the form of fal's other image models, and is not of fal's GLM-Image: "
+        "[training.md](training.md#painting-with-adapters)."
     )
 
 

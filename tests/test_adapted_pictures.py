@@ -203,3 +203,34 @@ def test_adapted_networks_share_every_weight(stages, adapters):
     with_adapters = stages.decode().adapted([Lora(str(adapters / "both"))]).dit
     ours = {p.data_ptr() for p in dit.parameters()}
     assert ours <= {p.data_ptr() for p in with_adapters.parameters()}
+
+
+def test_layers_that_are_read_as_they_run_have_adapters_too(stages, adapters):
+    layered = Stages.load(str(stages.checkpoint.path), "cpu", "float32", memory="layered")
+    style = [Lora(str(adapters / "both"))]
+    assert same(paint(layered, loras=style), paint(stages, loras=style))
+    assert same(paint(layered), paint(stages))
+
+
+def test_packed_weights_have_adapters_too(stages, adapters):
+    style = [Lora(str(adapters / "both"))]
+    for form in ("int8", "int4"):
+        packed = Stages.load(str(stages.checkpoint.path), "cpu", "float32", lossy=f"weights={form}")
+        before = paint(packed)
+        assert not same(paint(packed, loras=style), before)
+        assert same(paint(packed), before)
+
+
+def test_adapters_count_where_layers_are_compiled(stages, adapters):
+    """What was compiled of a layer runs that layer, and never its copy with adapters."""
+    dit = stages.checkpoint.load_dit()
+    stage = dataclasses.replace(stages.decode(), dit=dit)
+    expected = stage.adapted([Lora(str(adapters / "both"))]).dit
+    for block in dit.blocks:
+        block.compile(backend="eager")
+    found = dataclasses.replace(stage, _adapted=type(stage._adapted)()).adapted(
+        [Lora(str(adapters / "both"))]
+    )
+    assert dit.blocks[0]._compiled_call_impl is not None
+    assert found.dit.blocks[0]._compiled_call_impl is None
+    assert found.dit.blocks[0].qkv.parts[0].scale == expected.blocks[0].qkv.parts[0].scale

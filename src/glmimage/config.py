@@ -49,6 +49,9 @@ class Settings(BaseSettings):
         description="switches that leave the pictures as they are and take time to warm up: "
         "compile (the decoder), graphs (the prior, on CUDA)",
     )
+    lora_dir: Path | None = Field(
+        None, description="adapters that requests may name: a folder of each, see docs/training.md"
+    )
     cache_dir: Path | None = Field(None, description="where downloaded models are kept")
     offline: bool = Field(False, description="never download")
 
@@ -252,11 +255,11 @@ class Settings(BaseSettings):
         except InvalidSettings as error:
             raise ValueError(f"{str(error).rstrip('.')}; {error.hint.rstrip('.')}") from None
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "lora_dir")
     @classmethod
-    def _data_dir_is_absolute(cls, value: Path) -> Path:
+    def _folder_is_absolute(cls, value: Path | None) -> Path | None:
         # the worker and the command line must mean the same folder wherever they are started
-        return value.expanduser().absolute()
+        return None if value is None else value.expanduser().absolute()
 
     @field_validator("public_url")
     @classmethod

@@ -95,7 +95,7 @@ class PriorStage:
             return self
         prior = adapt(self.prior, low_ranks)
         packed = None if self.packed is None else PackedPrior(merge(prior))
-        return replace(self, prior=prior, packed=packed)
+        return replace(self, prior=prior, packed=packed, graphs=False)
 
 
 @dataclass(frozen=True)

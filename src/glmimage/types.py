@@ -61,7 +61,7 @@ class GenerationRequest:
     source_images: tuple[Image.Image, ...] = ()
     temperature: float | None = None
     top_p: float | None = None
-    loras: tuple[Lora, ...] = ()
+    loras: Sequence[Lora] = ()
 
     def __post_init__(self) -> None:
         valid: dict[str, object] = {

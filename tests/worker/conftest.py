@@ -86,7 +86,7 @@ def judge():
 
 
 @pytest.fixture(scope="package")
-def service(make_settings, tmp_path_factory, judge):
+def service(make_settings, tmp_path_factory, judge, adapters):
     """Run one worker for all tests of this folder."""
     import torch
 
@@ -94,7 +94,7 @@ def service(make_settings, tmp_path_factory, judge):
     from glmimage.worker.link import Stop
 
     torch.set_num_threads(1)
-    settings = make_settings(tmp_path_factory.mktemp("service"))
+    settings = make_settings(tmp_path_factory.mktemp("service"), lora_dir=adapters)
     inbox, codes = SimpleQueue(), []
     thread = threading.Thread(
         target=lambda: codes.append(

@@ -210,3 +210,32 @@ def test_a_flagged_preview_is_not_shown(service, judge):
     finally:
         judge.score_of_next = 0.0
     assert not [f for f in service("files_of", job.id) if f.kind == "preview"]
+
+
+def test_a_job_is_painted_with_the_adapters_it_names(service, engine_pictures, adapters, tiny_dir):
+    from glmimage import Lora
+    from glmimage.pipeline import Pipeline
+
+    loras = [{"path": "painted", "scale": 1.0}, {"path": "written", "scale": 0.0}]
+    job = service.wait(service.submit(input={"loras": loras}))
+    (image,) = job.result["images"]
+    painted = pixels(service.file(image["file_id"]))
+    with Pipeline.load(str(tiny_dir), "cpu", "float32") as pipe:
+        made = pipe.generate(
+            "A sign 'OPEN'",
+            width=512,
+            height=512,
+            num_inference_steps=2,
+            seed=7,
+            loras=[Lora(str(adapters / "painted"))],
+        )
+    assert np.array_equal(painted, np.asarray(made.images[0]))
+    assert not np.array_equal(painted, engine_pictures()[0])
+
+
+def test_adapters_that_are_gone_by_now_fail_the_job(service):
+    job = service.wait(service.submit(input={"loras": [{"path": "gone", "scale": 1.0}]}))
+    assert (job.state, job.status) == ("failed", 422)
+    (detail,) = job.error["detail"]
+    assert detail["loc"] == ["body", "loras"]
+    assert "There is no adapter 'gone'; known are: both, painted, written" in detail["msg"]

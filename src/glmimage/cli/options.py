@@ -37,3 +37,7 @@ Fast = Annotated[
 DataDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Everything the service keeps is here.")
 ]
+LoraDir = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Adapters that requests may name: a folder of each."),
+]

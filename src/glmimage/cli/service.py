@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InvalidSettings
-from .options import DataDir, Device, Dtype, Fast, LossySwitches, Memory, Model
+from .options import DataDir, Device, Dtype, Fast, LoraDir, LossySwitches, Memory, Model
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -42,6 +42,7 @@ def serve(
     memory: Memory = None,
     lossy: LossySwitches = None,
     fast: Fast = None,
+    lora_dir: LoraDir = None,
 ) -> None:
     """Serve fal's API for GLM-Image: http and https, with a worker beside it."""
     from ..config import PREFIX, load_settings
@@ -60,10 +61,13 @@ def serve(
         memory=memory,
         lossy=lossy,
         fast=fast,
+        lora_dir=lora_dir,
     )
     # the worker reads the same settings, options included
     for name in ("data_dir", "model", "device", "dtype", "memory", "lossy", "fast"):
         os.environ[PREFIX + name.upper()] = str(getattr(settings, name))
+    if settings.lora_dir is not None:
+        os.environ[f"{PREFIX}LORA_DIR"] = str(settings.lora_dir)
     set_up_logging(settings.log_format, settings.log_level)
     from ..server.process import Callbacks, run_service
 
@@ -83,6 +87,7 @@ def worker(
     memory: Memory = None,
     lossy: LossySwitches = None,
     fast: Fast = None,
+    lora_dir: LoraDir = None,
     until_stdin_closes: Annotated[
         bool, typer.Option(hidden=True, help="Stop when the process that started this is gone.")
     ] = False,
@@ -99,6 +104,7 @@ def worker(
         memory=memory,
         lossy=lossy,
         fast=fast,
+        lora_dir=lora_dir,
     )
     named = [part.strip() for part in stages.split(",")]
     chosen = tuple(stage for stage in STAGES if stage in named)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,10 @@ from ..lora import CONFIG_FILE, WEIGHTS_FILE, Lora, lora_parts, lora_scale, read
 from ..model.dit import DIT_TENSORS, DiT
 from ..model.lora import LowRank
 from ..model.prior import PRIOR_TENSORS, PriorModel
-from .tensors import parts_of
+from .quantized import QuantizedLinear
 
 PREFIX = "base_model.model."
+_LAYER = re.compile(r"\.(\d+)\.")
 DEFAULT_TARGETS = {
     "prior": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"),
     "decoder": ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"),
@@ -47,26 +49,37 @@ class Target:
 def targets_of(network: PriorModel | DiT) -> dict[str, Target]:
     """Return every linear layer of a network under its name in transformers or diffusers."""
     table = PRIOR_TENSORS if isinstance(network, PriorModel) else DIT_TENSORS
-    theirs = parts_of(network, table, ())
     targets = {}
     for name, module in network.named_modules():
-        if not isinstance(module, nn.Linear):
+        if not isinstance(module, nn.Linear | QuantizedLinear):
             continue
-        names = [part.removesuffix(".weight") for part in theirs[f"{name}.weight"]]
+        number = _LAYER.search(name)
+        layer = number[1] if number else ""
+        theirs = table[f"{name.replace(f'.{layer}.', '.{i}.', 1) if layer else name}.weight"]
+        rows, columns = _shape_of(module)
         start = 0
-        for part, rows in zip(names, _split(network, module, len(names)), strict=True):
-            targets[part] = Target(name, start, rows, module.in_features)
-            start += rows
+        for part, count in zip(theirs, _split(network, rows, len(theirs)), strict=True):
+            reference = part.format(i=layer).removesuffix(".weight")
+            targets[reference] = Target(name, start, count, columns)
+            start += count
     return targets
 
 
-def _split(network: PriorModel | DiT, module: nn.Linear, count: int) -> list[int]:
+def _shape_of(module: nn.Linear | QuantizedLinear) -> tuple[int, int]:
+    """Return (out, in), without unpacking anything."""
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    rows, columns = module.packed.shape
+    return rows, columns if module.zero is None else 2 * columns
+
+
+def _split(network: PriorModel | DiT, rows: int, count: int) -> list[int]:
     """Return how many rows each of the `count` layers has that lie side by side in ours."""
     if count == 3 and isinstance(network, PriorModel):
         config = network.config
         heads = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
         return [number * config.head_dim for number in heads]
-    return [module.out_features // count] * count
+    return [rows // count] * count
 
 
 def choose_targets(network: PriorModel | DiT, wanted: Sequence[str]) -> dict[str, Target]:

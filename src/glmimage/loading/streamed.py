@@ -121,7 +121,9 @@ class StreamedLayers:
     def _give(self, layer: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
         for name, parameter in parameters.items():
             owner, _, leaf = name.rpartition(".")
-            layer.get_submodule(owner)._parameters[leaf] = parameter
+            module = layer.get_submodule(owner)
+            # with adapters around it, the layer itself is one deeper
+            getattr(module, "base", module)._parameters[leaf] = parameter
 
 
 def streamed_names(model: nn.Module, kept_layers: int | None) -> dict[str, tuple[int, str]]:

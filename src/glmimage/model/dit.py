@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .config import DitConfig
 from .cpu import attend, linear_gelu
+from .lora import LoraLinear
 from .reference_cache import ReferenceCache
 from .step_cache import StepCache
 
@@ -296,7 +297,7 @@ class Block(nn.Module):
         return text, image, key_value
 
     def _widen(self, joined: Tensor) -> Tensor:
-        if not isinstance(self.ff_in, nn.Linear):  # adapters stand around it
+        if isinstance(self.ff_in, LoraLinear):
             return F.gelu(self.ff_in(joined), approximate="tanh")
         return linear_gelu(joined, self.ff_in.weight, self.ff_in.bias)
 

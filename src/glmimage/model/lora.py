@@ -39,9 +39,10 @@ class LowRank(nn.Module):
 class LoraLinear(nn.Module):
     """A linear layer with adapters. It has no weight of its own: who reads weights must merge."""
 
-    def __init__(self, base: nn.Linear, parts: Sequence[LowRank]) -> None:
+    def __init__(self, base: nn.Module, parts: Sequence[LowRank]) -> None:
         super().__init__()
-        self.base, self.parts = base, nn.ModuleList(parts)
+        self.base: nn.Module = base
+        self.parts = nn.ModuleList(parts)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.base(x)
@@ -54,14 +55,15 @@ class LoraLinear(nn.Module):
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """Return one layer that computes the same, to rounding."""
-        weight = self.base.weight.float().clone()
+        own = self.base.weight
+        assert isinstance(own, Tensor)
+        weight = own.float().clone()
         for part in self.parts:
             assert isinstance(part, LowRank)
             product = part.up.weight.float() @ part.down.weight.float()
             weight[part.start : part.stop] += part.scale * product
-        layer = copy.copy(self.base)
-        layer._parameters = dict(self.base._parameters)
-        layer.weight = nn.Parameter(weight.to(self.base.weight.dtype), requires_grad=False)
+        layer = _row_linear(weight.to(own.dtype))
+        layer.register_parameter("bias", self.base._parameters["bias"])
         return layer
 
 
@@ -69,9 +71,8 @@ def adapt(network: AnyModule, parts: Mapping[str, Sequence[LowRank]]) -> AnyModu
     """Return the network with adapters beside the layers named; all weights are shared."""
     adapted = _share(network)
     for name, own in parts.items():
-        base = network.get_submodule(name)
-        assert isinstance(base, nn.Linear)
-        _put(adapted, name, LoraLinear(base, own))
+        # the copy's own layer: streamed weights are given to it while its block runs
+        _put(adapted, name, LoraLinear(adapted.get_submodule(name), own))
     return adapted
 
 
@@ -92,8 +93,12 @@ def _row_linear(weight: Tensor) -> RowLinear:
 
 
 def _share(module: AnyModule) -> AnyModule:
-    """Copy the tree of modules, not their parameters."""
+    """Copy the tree of modules, not their parameters.
+
+    A compiled module's copy is not compiled: what was compiled runs the module it was made of.
+    """
     shared = copy.copy(module)
+    shared._compiled_call_impl = None
     shared._parameters, shared._buffers = dict(module._parameters), dict(module._buffers)
     shared._modules = {
         name: None if child is None else _share(child) for name, child in module._modules.items()

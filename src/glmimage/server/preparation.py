@@ -16,6 +16,7 @@ from ..telemetry.logs import while_about
 from .fal.errors import ModelError, content_policy_violation, detail_item
 from .fal.schemas import ImageToImageInput, validate
 from .live_jobs import patiently
+from .lora_names import lora_identities
 from .references import fetch_missing
 from .reuse_keys import prior_key
 from .services import Services
@@ -149,5 +150,6 @@ async def _make_ready(services: Services, claim: Claim) -> None:
         job.num_images,
         identities,
         services.settings.model,
+        lora_identities(services.settings, valid),
     )
     await patiently(partial(services.store.prepared, claim, document, file_ids, key))

@@ -20,8 +20,9 @@ def result_key(
     references: Sequence[str],
     model: str,
     encoding: Mapping[str, Any] | None = None,
+    loras: Sequence[Sequence[Any]] = (),
 ) -> str:
-    """Name everything the pictures depend on. references: their identities."""
+    """Name everything the pictures depend on. references, loras: their identities."""
     width, height = valid.size()
     # what is rarely asked for is left out, so that the keys of all else stay as they were
     rare: dict[str, Any] = (
@@ -29,6 +30,8 @@ def result_key(
     )
     if encoding is not None:
         rare["encoding"] = list(encoding.items())
+    if loras:
+        rare["loras"] = [list(lora) for lora in loras]
     return _key(
         "result",
         endpoint=endpoint,
@@ -54,6 +57,7 @@ def prior_key(
     num_images: int,
     references: Sequence[str],
     model: str,
+    loras: Sequence[Sequence[Any]] = (),
 ) -> str:
     """Name everything the prior tokens depend on. prompt: as painted, after expansion."""
     return _key(
@@ -64,6 +68,7 @@ def prior_key(
         seed=seed,
         num_images=num_images,
         references=list(references),
+        **({"loras": [list(lora) for lora in loras]} if loras else {}),
     )
 
 

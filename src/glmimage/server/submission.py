@@ -21,6 +21,7 @@ from .capacity import queue_full, same_prompt
 from .fal.caller import Caller
 from .fal.errors import ModelError, RequestError, content_policy_violation
 from .fal.schemas import ImageToImageInput, TextToImageInput, stored_input, validate
+from .lora_names import lora_identities
 from .references import Reference, origin_of, resolve_now, shorten_urls
 from .reuse_keys import prior_key, result_key
 from .services import Services
@@ -108,6 +109,7 @@ async def _submit(services: Services, asked: Submission, job_id: str) -> Submitt
     try:
         valid = validate(asked.endpoint, asked.body)
         _check_prompt(services, valid)
+        lora_identities(services.settings, valid)
         references = await _resolve(services, asked, valid, job_id)
     except ModelError as error:
         return await _refuse(services, asked, job_id, error)
@@ -179,6 +181,7 @@ def _new_job(
     identities = [reference.identity for reference in known]
     model = services.settings.model
     encoding = asked.for_worker.get("encoding")
+    loras = lora_identities(services.settings, valid)
     return replace(
         _common(services, asked, job_id),
         input=shorten_urls(stored_input(valid))
@@ -191,11 +194,11 @@ def _new_job(
         # pictures that come as data URIs are not to be kept
         store_io=asked.caller.store_io and not valid.sync_mode,
         needs_preparation=slow,
-        cache_key=result_key(asked.endpoint, valid, seed, identities, model, encoding)
+        cache_key=result_key(asked.endpoint, valid, seed, identities, model, encoding, loras)
         if whole and not valid.sync_mode
         else None,
         prior_key=prior_key(
-            valid.prompt, (width, height), seed, valid.num_candidates, identities, model
+            valid.prompt, (width, height), seed, valid.num_candidates, identities, model, loras
         )
         if not slow
         else None,

@@ -102,7 +102,9 @@ class JobInHand:
 
         claim, store = self.claim, self.link.store
         request = self._request = await self._when_storage_is_there(
-            lambda: self._insist(lambda: build_request(claim, store, self.link.files))
+            lambda: self._insist(
+                lambda: build_request(claim, store, self.link.files, self.link.settings.lora_dir)
+            )
         )
         if reads_text(claim.job.input or {}):
             await self._make_reader()

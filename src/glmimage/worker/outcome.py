@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
@@ -21,6 +22,7 @@ from ..files.lifecycle import expiry_and_acl
 from ..files.store import read_all
 from ..jobs import Claim, FileRecord, Job, JobStore
 from ..jobs.records import PREVIEW_FIELD, preview_name
+from ..lora import Lora, find_lora
 from ..output import encode_picture
 from ..policy.picture_check import PictureChecker, black_like
 from ..policy.references import OPENED_FORMATS
@@ -72,8 +74,13 @@ class Encoded:
     check: TextCheck | None = None
 
 
-async def build_request(claim: Claim, store: JobStore, files: FileStore) -> GenerationRequest:
-    """Turn a job into a request of the engine; raise InvalidRequest when a reference is gone."""
+async def build_request(
+    claim: Claim, store: JobStore, files: FileStore, lora_dir: Path | None = None
+) -> GenerationRequest:
+    """Turn a job into a request of the engine; raise InvalidRequest when a reference is gone.
+
+    lora_dir: where the adapters are that requests name.
+    """
     job, asked = claim.job, claim.job.input or {}
     images = []
     for index, file_id in enumerate(job.reference_file_ids):
@@ -99,6 +106,11 @@ async def build_request(claim: Claim, store: JobStore, files: FileStore) -> Gene
         seed=job.seed,
         num_images=job.num_images,
         source_images=tuple(images),
+        loras=[
+            Lora(str(find_lora(lora_dir, lora["path"])), lora["scale"])
+            for lora in asked.get("loras", ())
+            if lora["scale"]
+        ],
     )
 
 

@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from ...lora import MAX_LORA_SCALE, MAX_LORAS, MIN_LORA_SCALE
 from ...quotes import get_glyph_texts
 from ...types import (
     MAX_GUIDANCE,
@@ -105,6 +106,21 @@ def _or_one_string(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [several, {"type": "string", "minLength": 1}]
 
 
+class LoraWeight(BaseModel):
+    """Adapters to paint with, in the form of fal's other image models."""
+
+    path: StrictStr = Field(
+        description="The name of adapters that this server has.", min_length=1, max_length=200
+    )
+    scale: Annotated[float, Decimal] = Field(
+        1.0,
+        ge=MIN_LORA_SCALE,
+        le=MAX_LORA_SCALE,
+        allow_inf_nan=False,
+        description="How strongly they count; 0 is as if they were not there.",
+    )
+
+
 class TextToImageInput(BaseModel):
     """What `fal-ai/glm-image` takes. Unknown fields are ignored."""
 
@@ -157,6 +173,11 @@ class TextToImageInput(BaseModel):
         description="Not fal's: paint so many pictures, read them, and return the num_images in "
         "which most of the prompt's words in quotes were found. All that are painted are charged. "
         "Below num_images, or without words in quotes, it changes nothing.",
+    )
+    loras: list[LoraWeight] = Field(
+        default_factory=list,
+        max_length=MAX_LORAS,
+        description="Not of fal's GLM-Image: adapters to paint with, which add up.",
     )
 
     @property
