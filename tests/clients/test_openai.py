@@ -95,19 +95,26 @@ def test_streams(client):
             model=MODEL, prompt="A sign", size=SIZE, stream=True, partial_images=1, extra_body=FAST
         )
     )
-    assert events[-1].type == "image_generation.completed"
-    assert opened(events[-1]).size == (512, 512)
-    assert events[-1].usage.output_tokens == 512
+    assert [event.type.partition(".")[2] for event in events] == ["partial_image", "completed"]
+    partial, completed = events
+    with opened(partial) as picture:
+        assert picture.format == "JPEG"
+        picture.load()
+    assert (partial.partial_image_index, partial.output_format) == (0, "jpeg")
+    assert opened(completed).size == (512, 512)
+    assert completed.usage.output_tokens == 512
     with client.images.edit(
         model=MODEL,
         image=png("red"),
         prompt="Paint it",
         size=SIZE,
         stream=True,
+        partial_images=1,
         extra_body=FAST,
     ) as stream:
-        (*_, last) = stream
-    assert last.type == "image_edit.completed"
+        events = list(stream)
+    assert [event.type for event in events] == ["image_edit.partial_image", "image_edit.completed"]
+    opened(events[0]).load()
 
 
 def test_models(client):

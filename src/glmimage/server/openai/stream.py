@@ -26,13 +26,14 @@ async def stream_events(
     """Yield the events of one request. kind: "image_generation" or "image_edit"."""
     shown: set[str] = set()
     async for current in services.live.changes(job.id):
-        if current.ended:
-            break
+        # before looking at the end: a slow reader sees the preview and the end as one change
         if params.partial_images and len(shown) < job.num_images:
             for record in await _new_previews(services, job, shown):
                 shown.add(record.id)
                 with suppress(FileMissing):  # it expires sooner than the pictures
                     yield await _partial(services, job, params, kind, record)
+        if current.ended:
+            break
     try:
         ended = await services.store.get(job.id)
         result = finished(ended)
