@@ -15,20 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from designs import SIZES, load_codebook, load_words
+from designs import PICTURE_SIZES, load_codebook, load_words
 from diffusers import AutoencoderKL, GlmImageTransformer2DModel
 from latents import CAPACITY, MIX, Crop, LatentStore
 from layout import VISION_VOCAB_SIZE
-from renderer import (
-    CODEBOOK_SIZE,
-    FIRST_BACKGROUND,
-    NUM_MARKERS,
-    PALETTE,
-)
 from torch import nn
-from training import CODEBOOK, DEVICE, RUNS, Average, Muon, Run, autocast, compiled, split_parameters
+from training import CODEBOOK, DEVICE, DTYPE, RUNS, Average, Muon, Run, autocast, compiled, split_parameters
 from transformers import T5Config, T5EncoderModel
-from type_tokens import CHARS, INKS, NUM_TEXT_TOKENS, PARTS, STYLES, TEXT
+from type_tokens import CODEBOOK_SIZE, COLORS, NAMES, NUM_TEXT_TOKENS
 
 from glmimage.model.prompt import get_glyph_texts
 
@@ -59,39 +53,37 @@ GLYPH_CONFIG = {
     "tie_word_embeddings": False,
 }
 # Made before the first step: with a tenth of them the training learns the pictures by heart.
-FIRST_PICTURES = {("wall", 16): 800, ("design", 16): 400, ("design", 32): 30, ("edit", 16): 150}
+FIRST_PICTURES = {("wall", 16): 600, ("design", 16): 250, ("design", 32): 12, ("edit", 16): 60}
 NUM_GLYPH_TOKENS = 96  # room for the quoted strings of a prompt, bytes and end marks
 
 
 class PartedEmbedding(nn.Module):
-    """The prior token embedding put together from what tokens share, so that all variants of a glyph learn together.
+    """The prior token embedding put together from what tokens share.
 
-    A plain cell looks the same whatever distance it tells.
+    A plain cell looks the same whatever distance it tells; those that name the ink add it to their colour.
     """
 
     def __init__(self, centres: np.ndarray):
         super().__init__()
-        self.rest = nn.Parameter(torch.randn(NUM_TEXT_TOKENS, WIDTH) * 0.05)
-        self.glyph = nn.Parameter(torch.randn(len(CHARS) * len(PARTS), WIDTH) * 0.5)
-        self.style = nn.Parameter(torch.randn(len(PARTS) * len(STYLES), WIDTH) * 0.2)
-        self.ink = nn.Parameter(torch.randn(len(INKS), WIDTH) * 0.3)
-        self.background = nn.Parameter(torch.randn(VISION_VOCAB_SIZE - FIRST_BACKGROUND, WIDTH) * 0.1)
+        self.glyph = nn.Parameter(torch.randn(NUM_TEXT_TOKENS, WIDTH) * 0.5)
+        self.ink = nn.Parameter(torch.randn(len(COLORS), WIDTH) * 0.5)
+        self.background = nn.Parameter(torch.randn(len(centres), WIDTH) * 0.1)
         self.color = nn.Parameter(torch.randn(centres.shape[1], WIDTH) * 0.3)
-        char, part, style, ink = (torch.from_numpy(t) for t in (TEXT.char, TEXT.part, TEXT.style, TEXT.ink))
-        self.register_buffer("glyph_of", char * len(PARTS) + part, persistent=False)
-        self.register_buffer("style_of", torch.where(style < 0, -1, part * len(STYLES) + style), persistent=False)
-        self.register_buffer("ink_of", ink, persistent=False)
+        self.unknown = nn.Parameter(torch.zeros(1, WIDTH))  # cells without a colour of their own
+        said, color = torch.from_numpy(NAMES.message), torch.from_numpy(NAMES.color)
+        background = torch.from_numpy(NAMES.background)
+        self.register_buffer("ink_of", torch.where(said < len(COLORS), said, -1), persistent=False)
+        is_text = torch.from_numpy(NAMES.char) >= 0
+        colored = torch.where(color >= 0, color, torch.where(background >= 0, background, len(centres)))
+        self.register_buffer("shade_of", colored[~is_text], persistent=False)
         self.register_buffer("centres", torch.from_numpy(centres).float() * 2 - 1, persistent=False)
 
     def merged(self) -> torch.Tensor:
         """Return the table, float32 (VISION_VOCAB_SIZE, width)."""
-        none = self.ink.new_zeros(1, WIDTH)  # index -1: the token does not name it
-        text = self.rest + self.glyph[self.glyph_of]
-        text = text + torch.cat([self.style, none])[self.style_of] + torch.cat([self.ink, none])[self.ink_of]
-        special = none.expand(VISION_VOCAB_SIZE - CODEBOOK_SIZE, -1)
-        background = self.background + torch.cat([self.centres @ self.color, special])
-        markers = background[: len(PALETTE)].repeat_interleave(NUM_MARKERS, 0)
-        return torch.cat([text, markers, background])
+        none = self.unknown.new_zeros(1, WIDTH)  # index -1: no ink
+        shades = torch.cat([self.background + self.centres @ self.color, self.unknown])[self.shade_of]
+        table = torch.cat([self.glyph, shades]) + torch.cat([self.ink, none])[self.ink_of]
+        return torch.cat([table, none.expand(VISION_VOCAB_SIZE - CODEBOOK_SIZE, -1)])
 
 
 class Decoder(nn.Module):
@@ -284,7 +276,7 @@ def draw_batch(
     all_latents, all_tokens, numbers = store.crops(rng, size, crop.cells)
     latents, tokens, reference, prompts = all_latents[0], all_tokens[0].to(DEVICE), None, None
     if crop.kind == "wall":
-        width, height = rng.choices([s for s, _ in SIZES], [w for _, w in SIZES])[0]
+        width, height = rng.choices([s for s, _ in PICTURE_SIZES], [w for _, w in PICTURE_SIZES])[0]
         target_size = torch.tensor([[height, width]] * size).float()
     else:
         target_size = torch.tensor([store.grid(n) for n in numbers]).float() * 32
@@ -310,7 +302,7 @@ def predict(decoder: Decoder, batch: Batch, rng: random.Random, drop: float) -> 
         else:
             ids, owner = (t.to(DEVICE) for t in glyph_batch(batch.prompts, rng, drop))
             embeds, mask = decoder.encode_glyphs(ids, owner, size)
-        noisy, tokens, keep_prior = batch.noisy.bfloat16(), batch.tokens, batch.keep_prior
+        noisy, tokens, keep_prior = batch.noisy.to(DTYPE), batch.tokens, batch.keep_prior
         out = decoder(noisy, embeds, mask, tokens, keep_prior, batch.timestep, batch.target_size, batch.reference)
     return out.float()
 

@@ -1,20 +1,44 @@
 """What a poster says and how it is set: random contents, and their typesetting on a grid of any size.
 
-The same content is set anew on the small grid and on the large one: same texts, same order, same place, larger type
-where there is room.
+The small grid is the plan: every line spelt out from the left in small type, below it how and where it is set. What
+has to be counted (the length of a line, hence where it begins) is written down before it is needed; the large grid
+carries the plan out. Small grid and prompt hold the decisions, the large grid only follows.
 """
 
+import itertools
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from renderer import PALETTE, BackgroundCodebook, Design, Line, Shape, build_codebook
-from type_tokens import CHARS, INKS, STYLES
+import numpy as np
+from renderer import BackgroundCodebook, Design, Line, Shape, build_codebook
+from type_tokens import (
+    ALIGN,
+    ALIGNMENTS,
+    CHARS,
+    COLORS,
+    COLUMNS,
+    FIRST_BACKGROUND,
+    GLYPH_CELLS,
+    INK,
+    LENGTH,
+    MAX_COLUMNS,
+    MAX_LENGTH,
+    MAX_ROWS,
+    PALETTE,
+    PLACE,
+    PLACES,
+    ROWS,
+    SIZE,
+    SIZES,
+    STYLE,
+    STYLES,
+    message,
+    text_token,
+)
 
-ROW_NAMES = ("top", "middle", "bottom")
-ALIGNMENTS = ("left", "center", "right")
 SHAPE_KINDS = ("circle", "ring", "frame", "stripe", "box", "star", "arrow", "triangle", "badge")
-SIZES = (  # width, height in px: the presets, then what lies between
+PICTURE_SIZES = (  # width, height in px: the presets, then what lies between
     ((512, 512), 10),
     ((1024, 1024), 4),
     ((768, 1024), 1),
@@ -25,21 +49,29 @@ SIZES = (  # width, height in px: the presets, then what lies between
     ((768, 768), 1),
     ((512, 768), 1),
     ((768, 512), 1),
+    ((1536, 1024), 0.4),
+    ((1024, 1536), 0.4),
+    ((1920, 1088), 0.2),
+    ((1088, 1920), 0.2),
 )
 LARGE_GRID_COLUMNS = 22  # from here on headlines are set in display type where they fit
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a picture says and what was asked of it; the `say_` fields tell what the prompt mentions."""
+    """What a picture says and what was asked of it; `say` holds what the prompt mentions.
+
+    place: of the headline; second_place and third_place: of the other texts, "" when they just follow.
+    """
 
     headline: str
     subtitle: str = ""
     footer: str = ""
     style: str = "sans"
     ink: str = "white"
-    second_ink: str = "white"
-    row: str = "middle"
+    place: str = "middle"
+    second_place: str = ""
+    third_place: str = ""
     align: str = "center"
     size: str = ""  # large, small, or as it comes
     color: str = "navy"
@@ -48,12 +80,22 @@ class Content:
     shape_color: str = ""
     shape_place: float = 0.5  # across the picture, 0 left, 1 right
     shape_size: float = 1.0  # of the room there is
-    panel_color: str = ""  # a box behind the headline
+    panel_color: str = ""  # a box behind the text
     say: frozenset[str] = frozenset()
 
     @property
     def texts(self) -> tuple[str, ...]:
         return tuple(t for t in (self.headline, self.subtitle, self.footer) if t)
+
+    @property
+    def placed_texts(self) -> list[tuple[str, str]]:
+        """The texts, each with its place, from top to bottom."""
+        places = (self.place, self.second_place, self.third_place)
+        found: list[tuple[str, str]] = []
+        for text, place in zip((self.headline, self.subtitle, self.footer), places, strict=True):
+            if text:
+                found.append((text, place or found[-1][1]))
+        return sorted(found, key=lambda one: PLACES.index(one[1]))
 
 
 def load_words(path: Path = Path("/usr/share/dict/words")) -> tuple[list[str], list[str]]:
@@ -140,18 +182,29 @@ def random_text(rng: random.Random, words: list[str], max_chars: int, num_words:
 
 
 def random_content(seed: int, words: list[str]) -> Content:
-    """Draw a content: up to three texts, a background, at most one shape; plain where nothing is said."""
+    """Draw a content: up to three texts, a background, at most one shape; what is not said is drawn too."""
     rng = random.Random(seed)
-    headline = random_text(rng, words, rng.choice([14, 14, 24, 30]), rng.choice([1, 1, 2, 2, 3, 4]))
+    headline = random_text(rng, words, rng.choice([14, 14, 14, 24, 30]), rng.choice([1, 1, 2, 2, 3]))
     if rng.random() < 0.03:
-        return _decorate(rng, Content("", color=rng.choice(list(PALETTE)), say=frozenset(["color"])))
-    subtitle = random_text(rng, words, 28, rng.choice([1, 2, 3, 4])) if rng.random() < 0.3 else ""
-    footer = random_text(rng, words, 20, rng.choice([1, 2, 2, 3])) if rng.random() < 0.12 else ""
+        return _decorate(rng, Content("", color=rng.choice(COLORS), say=frozenset(["color"])))
+    subtitle = random_text(rng, words, 20, rng.choice([1, 1, 2, 3])) if rng.random() < 0.55 else ""
+    footer = random_text(rng, words, 16, rng.choice([1, 1, 2])) if subtitle and rng.random() < 0.4 else ""
     say = {k for k, share in SHARE_SAID.items() if rng.random() < share}
-    color = rng.choice(list(PALETTE))
+    place, second, third = rng.choices(PLACES, [3, 6, 1])[0], "", ""
+    if "place" in say:
+        place = rng.choice(PLACES)
+    if subtitle and rng.random() < 0.35:
+        second = rng.choice([p for p in PLACES if p != place])
+        say.add("second place")
+    elif subtitle and not footer and rng.random() < 0.1:
+        second = "bottom"  # of its own accord
+    if footer and rng.random() < 0.4:
+        third = rng.choice([p for p in PLACES if p not in (place, second)])
+        say.add("third place")
+    color = rng.choice(COLORS)
     ink = contrasting_ink(color)
-    if rng.random() < 0.45:
-        ink = rng.choice([i for i in INKS if contrast(INKS[i], PALETTE[color]) > 75])
+    if rng.random() < 0.5:
+        ink = rng.choice([i for i in COLORS if contrast(PALETTE[i], PALETTE[color]) > 60])
     if ink not in ("white", "black") or ink != contrasting_ink(color):
         say.add("ink")  # the unusual is always said
     content = Content(
@@ -160,9 +213,10 @@ def random_content(seed: int, words: list[str]) -> Content:
         footer,
         style=rng.choices(STYLES, [4, 3, 2, 1, 1, 1])[0],
         ink=ink,
-        second_ink=ink if rng.random() < 0.8 else contrasting_ink(color),
-        row=rng.choice(ROW_NAMES) if "row" in say else "middle",
-        align=rng.choice(ALIGNMENTS) if "align" in say else "center",
+        place=place,
+        second_place=second,
+        third_place=third,
+        align=rng.choice(ALIGNMENTS) if "align" in say else rng.choices(ALIGNMENTS, [3, 4, 0])[0],
         size=rng.choice(["large", "small"]) if "size" in say else "",
         color=color,
         say=frozenset(say),
@@ -172,30 +226,29 @@ def random_content(seed: int, words: list[str]) -> Content:
     return _decorate(rng, content)
 
 
-SHARE_SAID = {"row": 0.45, "align": 0.25, "size": 0.15, "style": 0.6, "color": 0.9, "ink": 0.25}
+SHARE_SAID = {"place": 0.45, "align": 0.35, "size": 0.12, "style": 0.6, "color": 0.9, "ink": 0.25}
 
 
 def _decorate(rng: random.Random, content: Content) -> Content:
     chance = rng.random()
-    if chance < 0.1:
-        is_darker = lambda c: luminance(PALETTE[c]) < luminance(INKS[content.ink])  # noqa: E731 - all the way down
-        similar = [c for c in PALETTE if c != content.color and contrast(PALETTE[c], INKS[content.ink]) > 75]
-        similar = [c for c in similar if is_darker(c) == is_darker(content.color)]
+    under = [c for c in COLORS if c != content.color and contrast(PALETTE[c], PALETTE[content.color]) > 25]
+    if chance < 0.14:
+        ink = PALETTE[content.ink]
+        similar = [c for c in COLORS if c != content.color and contrast(PALETTE[c], ink) > 60]
+        is_darker = luminance(PALETTE[content.color]) < luminance(ink)  # all the way down
+        similar = [c for c in similar if (luminance(PALETTE[c]) < luminance(ink)) == is_darker]
         return replace(content, bottom_color=rng.choice(similar)) if similar else content
-    if chance < 0.35:
-        others = [c for c in PALETTE if c != content.color and contrast(PALETTE[c], PALETTE[content.color]) > 25]
+    if chance < 0.32:
         return replace(
             content,
             shape=rng.choice(SHAPE_KINDS),
-            shape_color=rng.choice(others),
+            shape_color=rng.choice(under),
             shape_place=rng.choice([0.5, 0.5, 0.5, 0.25, 0.75]),
             shape_size=rng.choice([0.5, 0.75, 1.0]),
         )
-    if chance < 0.43 and content.headline:
-        panels = [c for c in PALETTE if c != content.color and contrast(PALETTE[c], PALETTE[content.color]) > 25]
-        panel = rng.choice(panels)
-        second_ink = contrasting_ink(content.color)
-        return replace(content, panel_color=panel, ink=contrasting_ink(panel), second_ink=second_ink)
+    if chance < 0.38 and content.headline and not content.subtitle:
+        panel = rng.choice(under)
+        return replace(content, panel_color=panel, ink=contrasting_ink(panel))
     return content
 
 
@@ -227,71 +280,108 @@ def wrap(text: str, max_chars: int) -> list[str]:
     return lines
 
 
-def _set_block(content: Content, columns: int, rows: int, small_only: bool) -> list[tuple[str, str, int]]:
-    """Choose type sizes: (text, size, empty rows before it) of every line of headline and subtitle."""
-    longest = max(map(len, " ".join(content.texts).split()), default=0)
-    width = columns - max(2, columns // 4)  # room to spare: a line that begins a little late still fits
-    display, words_whole = wrap(content.headline, width // 2), longest <= width // 2
-    width = width if longest <= width else columns - 2
-    headline = wrap(content.headline, width)
-    room = rows - (7 if content.subtitle or content.footer else 4)
-    is_large = columns >= LARGE_GRID_COLUMNS or content.size == "large"
-    fits = words_whole and 3 * len(display) <= room and len(display) <= max(3, len(headline) + 1)
-    if is_large and fits and content.size != "small" and not small_only:
-        lines = [(text, "display", 0) for text in display]
-        second = "headline" if columns >= LARGE_GRID_COLUMNS else "small"
-    else:
-        lines = [(text, "headline", 0) for text in headline]
-        second = "small"
-    lines += [(text, second, int(i == 0)) for i, text in enumerate(wrap(content.subtitle, width))]
-    return lines
+def plan_columns(rows: int, columns: int) -> int:
+    """Return how many characters a line of the plan holds beside its end."""
+    return small_grid(rows, columns)[1] - 1
+
+
+def _break_lines(content: Content, rows: int, columns: int) -> list[tuple[str, str, str, int]]:
+    """Break the texts into lines: (text, size, place, empty rows before it), as many as the plan holds."""
+    most = min(5, (small_grid(rows, columns)[0] - 1) // 2)
+    room, limit = rows - 2, min(plan_columns(rows, columns), columns - 2)
+    is_large = columns >= LARGE_GRID_COLUMNS and content.size != "small"
+    for sizes in (("display", "headline"), ("headline", "small"), ("small", "small")):
+        if sizes[0] == "display" and not (is_large or content.size == "large"):
+            continue
+        if sizes[0] != "small" and content.size == "small" and columns < LARGE_GRID_COLUMNS:
+            continue
+        if sizes == ("headline", "small") and columns >= LARGE_GRID_COLUMNS:
+            sizes = ("headline", "headline")
+        lines: list[tuple[str, str, str, int]] = []
+        for text, place in content.placed_texts:
+            size = sizes[0] if text == content.headline else sizes[1]
+            pieces = wrap(text, limit)
+            starts_zone = not lines or lines[-1][2] != place
+            lines += [(p, size, place, int(i == 0 and not starts_zone)) for i, p in enumerate(pieces)]
+        widest = max((len(t) * GLYPH_CELLS[s][1] for t, s, *_ in lines), default=0)
+        zones = {place for *_, place, _ in lines}
+        height = sum(GLYPH_CELLS[s][0] + gap for _, s, _, gap in lines) + len(zones) - 1
+        if widest <= columns - 2 and height <= room and len(lines) <= most:
+            return lines
+    kept = lines[:most]
+    while kept and sum(GLYPH_CELLS[s][0] + 1 for _, s, *_ in kept) > room:
+        kept.pop()
+    return kept
 
 
 def typeset(content: Content, rows: int, columns: int) -> Design:
     """Set a content on a grid of cells."""
-    lines = _set_block(content, columns, rows, small_only=False)
-    height = lambda ls: sum({"small": 1, "headline": 2, "display": 3}[s] + gap for _, s, gap in ls)  # noqa: E731
-    footer = wrap(content.footer, columns - 2)
-    room = rows - 2 - (len(footer) + 1 if footer else 0)
-    if height(lines) > room:
-        lines = _set_block(content, columns, rows, small_only=True)
-    while height(lines) > room:
-        lines.pop()
+    lines = _break_lines(content, rows, columns)
     margin = 1 if rows < 24 else 2
-    block = height(lines)
-    first = {"top": margin, "middle": (rows - block) // 2, "bottom": rows - margin - block}[content.row]
-    if footer:
-        first = min(first, rows - 2 - len(footer) - block)
-    first = max(first, 0)
-    placed, row = [], first
-    for text, size, gap in lines:
-        row += gap
-        is_headline = size == lines[0][1]
-        ink = content.ink if is_headline else content.second_ink
-        placed.append(_line(content, text, row, columns, size, ink))
-        row += placed[-1].num_rows
-    for i, text in enumerate(footer):
-        placed.append(_line(content, text, rows - 1 - len(footer) + i, columns, "small", content.second_ink))
+    heights = {p: sum(GLYPH_CELLS[s][0] + g for _, s, q, g in lines if q == p) for p in PLACES}
+    starts = {"top": margin, "middle": (rows - heights["middle"]) // 2, "bottom": rows - margin - heights["bottom"]}
+    if heights["top"]:
+        starts["middle"] = max(starts["middle"], margin + heights["top"] + 1)
+    if heights["bottom"]:
+        starts["middle"] = min(starts["middle"], starts["bottom"] - 1 - heights["middle"])
+    placed, row, zone = [], 0, ""
+    for text, size, place, gap in lines:
+        row = max(starts[place], row) if place != zone else row + gap
+        zone = place
+        length = len(text) * GLYPH_CELLS[size][1]
+        column = {"left": margin, "center": (columns - length) // 2, "right": columns - margin - length}
+        first = min(max(column[content.align], 1), columns - length)
+        placed.append(Line(text, max(row, 1), first, content.style, size))
+        row = placed[-1].row + placed[-1].num_rows
     top = PALETTE[content.color]
     bottom = PALETTE[content.bottom_color] if content.bottom_color else top
-    last = rows - len(footer) - 1 if footer else rows
-    headline_rows = sum(line.num_rows for line in placed if line.size == lines[0][1])
-    shapes = _shapes(content, (first, first + block), (first, first + headline_rows), last, rows, columns, placed)
-    return Design(rows, columns, top, bottom, tuple(placed), shapes)
+    shapes = _shapes(content, rows, columns, placed)
+    return Design(rows, columns, top, bottom, tuple(placed), shapes, content.ink)
 
 
-def _line(content: Content, text: str, row: int, columns: int, size: str, ink: str) -> Line:
-    length = len(text) * (2 if size == "display" else 1)
-    column = {"left": 1, "center": (columns - length) // 2, "right": columns - 1 - length}[content.align]
-    return Line(text, row, max(column, 0), content.style, size, ink)
+def plan_tokens(content: Content, design: Design) -> np.ndarray:
+    """Return the small grid, int64 (rows, columns): ink and colour, then two rows a line, from top to bottom.
+
+    A line's first row spells it in small type and tells its length; the second says style, size, place, alignment,
+    the column at which it begins, and the rows left empty above it.
+    """
+    rows, columns = small_grid(design.num_rows, design.num_columns)
+    color = COLORS.index(content.color)
+    tokens = np.full((rows, columns), FIRST_BACKGROUND + color, np.int64)
+    if content.bottom_color:
+        tokens[-1] = FIRST_BACKGROUND + COLORS.index(content.bottom_color)
+    if not design.lines:
+        return tokens
+    tokens[0] = message(color, INK + COLORS.index(content.ink))
+    places = [place for *_, place, _ in _break_lines(content, design.num_rows, design.num_columns)]
+    end = 0
+    for i, (line, place) in enumerate(zip(design.lines, places, strict=True)):
+        spelt = [_plain(color) if c == " " else text_token(c, "small", 0, 0, "sans") for c in line.text]
+        tokens[2 * i + 1, : len(spelt)] = spelt
+        tokens[2 * i + 1, len(spelt)] = LENGTH + min(len(spelt), MAX_LENGTH) - 1
+        tokens[2 * i + 2, :6] = [
+            STYLE + STYLES.index(line.style),
+            SIZE + SIZES.index(line.size),
+            PLACE + PLACES.index(place),
+            ALIGN + ALIGNMENTS.index(content.align),
+            message(color, COLUMNS + min(line.column, MAX_COLUMNS) - 1),
+            message(color, ROWS + min(line.row - end, MAX_ROWS)),
+        ]
+        end = line.row + line.num_rows
+    return tokens
 
 
-def _shapes(content, text_rows, headline_rows, last_row, rows, columns, lines) -> tuple[Shape, ...]:
+def _plain(color: int) -> int:
+    return FIRST_BACKGROUND + color
+
+
+def _shapes(content: Content, rows: int, columns: int, lines: list[Line]) -> tuple[Shape, ...]:
+    first = min((line.row for line in lines), default=rows // 2)
+    last = max((line.row + line.num_rows for line in lines), default=first)
     if content.panel_color:
-        own = [line for line in lines if line.row < headline_rows[1]]
-        left = min(line.column for line in own) - 1
-        right = max(line.column + line.num_columns for line in own) + 1
-        y, half = (headline_rows[0] + headline_rows[1]) / 2, (headline_rows[1] - headline_rows[0]) / 2
+        left = min(line.column for line in lines) - 1
+        right = max(line.column + line.num_columns for line in lines) + 1
+        y, half = (first + last) / 2, (last - first) / 2
         x, half_width = (left + right) / 2, (right - left) / 2
         return (Shape("box", y, x, half + 0.25, half_width - 0.25, PALETTE[content.panel_color]),)
     if not content.shape:
@@ -299,8 +389,10 @@ def _shapes(content, text_rows, headline_rows, last_row, rows, columns, lines) -
     color = PALETTE[content.shape_color]
     if content.shape == "frame":
         return (Shape("frame", rows / 2, columns / 2, rows / 2, columns / 2, color),)
-    above, below = text_rows[0], last_row - text_rows[1]
-    start, room = (0, above) if above >= below else (text_rows[1], below)
+    gaps = [(a.row + a.num_rows, b.row) for a, b in itertools.pairwise(lines)]
+    gaps = [(0, first), *gaps, (last, rows)]
+    start, end = max(gaps, key=lambda gap: gap[1] - gap[0])
+    room = end - start
     if room < 3:
         return ()
     y = start + room / 2
@@ -327,7 +419,7 @@ def random_grid(rng: random.Random) -> tuple[int, int]:
     """Draw a large grid (rows, columns): a common size, or any with sides from 512 to 1024 px."""
     if rng.random() < 0.2:
         return rng.randrange(16, 33), rng.randrange(16, 33)
-    width, height = rng.choices([s for s, _ in SIZES], [w for _, w in SIZES])[0]
+    width, height = rng.choices([s for s, _ in PICTURE_SIZES], [w for _, w in PICTURE_SIZES])[0]
     return height // 32, width // 32
 
 
@@ -347,10 +439,11 @@ def text_wall(seed: int, words: list[str], num_rows: int = 16, num_columns: int 
     """Draw a picture full of type on one colour: what the decoder practises glyphs on."""
     rng = random.Random(seed)
     any_color = tuple(rng.randrange(256) for _ in range(3))
-    color = PALETTE[rng.choice(list(PALETTE))] if rng.random() < 0.85 else any_color
+    color = PALETTE[rng.choice(COLORS)] if rng.random() < 0.85 else any_color
     lines, row = [], rng.randrange(2)
-    inks = [i for i in INKS if contrast(INKS[i], color) > 70]
-    favourite = "black" if luminance(color) > 140 else "white"
+    ink = rng.choice([i for i in COLORS if contrast(PALETTE[i], color) > 50])
+    if rng.random() < 0.5:
+        ink = "black" if luminance(color) > 140 else "white"
     while row < num_rows - 2:
         size = rng.choices(["headline", "display", "small"], [5, 3, 2])[0]
         step = 2 if size == "display" else 1
@@ -358,9 +451,7 @@ def text_wall(seed: int, words: list[str], num_rows: int = 16, num_columns: int 
         while len(text) * step < num_columns:
             text += random_word(rng, words) + " " * rng.choice([1, 1, 1, 2])
         indent = rng.choice([0, 0, 0, 1, 3])
-        ink = favourite if rng.random() < 0.4 else rng.choice(inks)
-        style = rng.choice(STYLES)
-        line = Line(text[: (num_columns - indent) // step], row, indent, style, size, ink)
+        line = Line(text[: (num_columns - indent) // step], row, indent, rng.choice(STYLES), size)
         lines.append(line)
         row += line.num_rows + rng.choice([0, 0, 0, 1])
-    return Design(num_rows, num_columns, color, color, tuple(lines))
+    return Design(num_rows, num_columns, color, color, tuple(lines), ink=ink)

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from designs import (
-    ALIGNMENTS,
-    ROW_NAMES,
     SHAPE_KINDS,
     Content,
     contrast,
@@ -21,16 +19,15 @@ from designs import (
 from prompts import (
     ALIGN_WORDS,
     GRADIENT_WORDS,
+    PLACE_WORDS,
     QUOTES,
-    ROW_WORDS,
     SHAPE_WORDS,
     SIZE_WORDS,
     STYLE_WORDS,
     color_word,
-    ink_word,
 )
-from renderer import PALETTE, Design, Line
-from type_tokens import INKS, STYLES
+from renderer import Design, Line
+from type_tokens import ALIGNMENTS, PALETTE, PLACES, STYLES
 
 Grid = tuple[int, int]
 
@@ -86,16 +83,15 @@ def _quoted(rng: random.Random, *texts: str) -> list[str]:
 
 def _on(color: str, ink: str) -> str:
     """Keep an ink where it can be read on a colour."""
-    return ink if contrast(INKS[ink], PALETTE[color]) > 60 else contrasting_ink(color)
+    return ink if contrast(PALETTE[ink], PALETTE[color]) > 60 else contrasting_ink(color)
 
 
 def _recolor(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
     color = rng.choice([c for c in PALETTE if c != content.color])
-    second_ink = _on(color, content.second_ink)
     ink = content.ink if content.panel_color else _on(color, content.ink)
-    changed = replace(content, color=color, bottom_color="", ink=ink, second_ink=second_ink)
+    changed = replace(content, color=color, bottom_color="", ink=ink)
     if rng.random() < 0.12:
-        others = [c for c in PALETTE if c != color and contrast(PALETTE[c], INKS[ink]) > 75]
+        others = [c for c in PALETTE if c != color and contrast(PALETTE[c], PALETTE[ink]) > 75]
         if others and not content.panel_color:
             changed = replace(changed, bottom_color=rng.choice(others))
             gradient = _phrase(
@@ -112,15 +108,14 @@ def _recolor(rng: random.Random, content: Content, words: list[str]) -> tuple[Co
 
 def _reink(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
     under = content.panel_color or content.color
-    inks = [i for i in INKS if i != content.ink and contrast(INKS[i], PALETTE[under]) > 60]
+    inks = [i for i in PALETTE if i != content.ink and contrast(PALETTE[i], PALETTE[under]) > 60]
     ink = rng.choice(inks or [contrasting_ink(under)])
-    second = content.second_ink if content.panel_color else ink
     phrases = (
         "make the text {c};change the text colour to {c};{c} letters instead;write it in {c};turn the letters {c};"
         "recolour the text in {c};the text should be {c};use {c} for the text;change the lettering to {c};"
         "{c} text please;change the font color to {c}"
     )
-    return replace(content, ink=ink, second_ink=second), _phrase(rng, phrases, c=ink_word(rng, ink))
+    return replace(content, ink=ink), _phrase(rng, phrases, c=color_word(rng, ink))
 
 
 def _replace_text(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
@@ -142,8 +137,10 @@ def _replace_text(rng: random.Random, content: Content, words: list[str]) -> tup
 def _move(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
     verb = _phrase(rng, "move the text {{w}};put the text {{w}};place it {{w}};text {{w}};shift the words {{w}}")
     if rng.random() < 0.6:
-        row = rng.choice([r for r in ROW_NAMES if r != content.row])
-        return replace(content, row=row), verb.format(w=rng.choice(ROW_WORDS[row].split(";")))
+        row = rng.choice([r for r in PLACES if r != content.place])
+        return replace(content, place=row, second_place="", third_place=""), verb.format(
+            w=rng.choice(PLACE_WORDS[row].split(";"))
+        )
     align = rng.choice([a for a in ALIGNMENTS if a != content.align])
     return replace(content, align=align), verb.format(w=rng.choice(ALIGN_WORDS[align].split(";")))
 
@@ -168,7 +165,7 @@ def _reshape(rng: random.Random, content: Content, words: list[str]) -> tuple[Co
     color = rng.choice(colors)
     changed = replace(content, shape=shape, shape_color=color, shape_place=0.5, shape_size=0.75, panel_color="")
     if content.panel_color:
-        changed = replace(changed, ink=content.second_ink)
+        changed = replace(changed, ink=contrasting_ink(content.color))
     words_of = [w.removeprefix("with ") for w in SHAPE_WORDS[shape].split(";") if "framed" not in w]
     what = rng.choice(words_of).format(c=color_word(rng, color)).replace("a orange", "an orange")
     return changed, _phrase(rng, "add {w};put {w} in;also show {w};with {w};add {w} to it;draw {w}", w=what)
@@ -194,7 +191,7 @@ def _treat(rng: random.Random, content: Content, words: list[str]) -> tuple[Cont
     if kind == "invert":
         color = _nearest(invert(PALETTE[content.color]), PALETTE)
         shape_color = _nearest(invert(PALETTE[content.shape_color]), PALETTE) if content.shape_color else ""
-        ink = _nearest(invert(INKS[content.ink]), INKS)
+        ink = _nearest(invert(PALETTE[content.ink]), PALETTE)
         phrases = "invert the colours;invert the colors;negative;swap light and dark;colour-inverted;as a negative"
     elif kind == "sepia":
         is_light = luminance(PALETTE[content.color]) > 120
@@ -209,9 +206,7 @@ def _treat(rng: random.Random, content: Content, words: list[str]) -> tuple[Cont
         color, ink = ("white", "black") if is_light else ("charcoal", "white")
         shape_color = "gray"
         phrases = "black and white;make it black and white;remove the colour;in greyscale;desaturate it"
-    changed = replace(
-        content, color=color, bottom_color="", panel_color="", ink=_on(color, ink), second_ink=_on(color, ink)
-    )
+    changed = replace(content, color=color, bottom_color="", panel_color="", ink=_on(color, ink))
     if content.shape:
         changed = replace(changed, shape_color=shape_color)
     return changed, _phrase(rng, phrases)
@@ -232,9 +227,7 @@ CHANGES: dict[Callable, float] = {
 def _mix(rng: random.Random, first: Content, second: Content, grid: Grid) -> Edit:
     """Take the layout of the first and the palette of the second reference."""
     ink = second.ink if second.headline and not second.panel_color else contrasting_ink(second.color)
-    target = replace(
-        first, color=second.color, bottom_color=second.bottom_color, panel_color="", ink=ink, second_ink=ink
-    )
+    target = replace(first, color=second.color, bottom_color=second.bottom_color, panel_color="", ink=ink)
     phrases = (
         "use the layout of the first and the colours of the second;the first picture in the colours of the second;"
         "layout of image 1, palette of image 2;recolour the first with the palette of the second;"
@@ -260,14 +253,14 @@ def _edit_picture(rng: random.Random, words: list[str], grid: Grid) -> Edit:
         )
         return Edit((plain,), plain, _polish(rng, _phrase(rng, phrases)))
     text = random_text(rng, words, columns - 2, rng.choice([1, 1, 2]))
-    row_name = rng.choice(ROW_NAMES)
+    row_name = rng.choice(PLACES)
     row = {"top": 1, "middle": rows // 2 - 1, "bottom": rows - 3}[row_name]
     band = backdrop[row * 8 : (row + 2) * 8].reshape(-1, 3).mean(0)
     ink = "black" if luminance(tuple(band)) > 140 else "white"
-    line = Line(text, row, (columns - len(text)) // 2, rng.choice(STYLES), "headline", ink)
-    where = rng.choice(ROW_WORDS[row_name].split(";"))
+    line = Line(text, row, (columns - len(text)) // 2, rng.choice(STYLES))
+    where = rng.choice(PLACE_WORDS[row_name].split(";"))
     (quoted,) = _quoted(rng, text)
     style = rng.choice(STYLE_WORDS[line.style].split(";"))
     phrases = "add the text {q} {w} in {s};write {q} {w} in {s};put {q} on it {w}, {s};title it {q} {w} in {s}"
     instruction = _phrase(rng, phrases, q=quoted, w=where, s=style)
-    return Edit((plain,), replace(plain, lines=(line,)), _polish(rng, instruction))
+    return Edit((plain,), replace(plain, lines=(line,), ink=ink), _polish(rng, instruction))

@@ -12,6 +12,7 @@ from edits import random_edit
 from prompts import write_prompt
 from renderer import BackgroundCodebook, Design, cell_tokens, draw, prior_tokens
 from training import DEVICE, autocast
+from type_tokens import COLORS, FIRST_BACKGROUND, FIRST_COLORED, FIRST_COLORLESS, INK, NUM_MESSAGES, message
 from vae import to_tensor
 
 
@@ -57,6 +58,7 @@ class LatentStore:
         shape, side = (self.capacity, num), 4 * cells
         self.latents = np.memmap(path, np.float16, mode, shape=(*shape, 16, side, side))
         self.tokens = np.memmap(folder / f"tokens_{stem}.i16", np.int16, mode, shape=(*shape, cells, cells))
+        self.inks = np.memmap(folder / f"inks_{stem}.i16", np.int16, mode, shape=(self.capacity,))
         self.num_made = int(self.count_path.read_text()) if self.count_path.exists() else 0
         self.mean = torch.tensor(vae.config.latents_mean).view(1, 16, 1, 1)
         self.std = torch.tensor(vae.config.latents_std).view(1, 16, 1, 1)
@@ -112,6 +114,8 @@ class LatentStore:
             picture = draw(design)[32 * y : 32 * (y + cells), 32 * x : 32 * (x + cells)]
             with autocast():
                 latents = self.vae.encode(to_tensor([picture]).to(DEVICE)).latent_dist.mode()
+            if i == 0:
+                self.inks[slot] = COLORS.index(design.ink)
             self.latents[slot, i] = ((latents.float().cpu() - self.mean) / self.std)[0].half().numpy()
             self.tokens[slot, i] = tokens[y : y + cells, x : x + cells]
         self.num_made += 1
@@ -123,9 +127,30 @@ class LatentStore:
         latents, tokens, numbers = [], [], []
         for _ in range(batch):
             slot = rng.randrange(len(self))
-            y, x = rng.randrange(self.cells + 1 - cells), rng.randrange(self.cells + 1 - cells)
+            for _ in range(6):  # a window with a plain cell, so that it can name the ink
+                y, x = rng.randrange(self.cells + 1 - cells), rng.randrange(self.cells + 1 - cells)
+                if _color_of(self.tokens[slot, 0, y : y + cells, x : x + cells]).max() >= 0:
+                    break
             window = self.latents[slot, :, :, 4 * y : 4 * (y + cells), 4 * x : 4 * (x + cells)]
             latents.append(window.astype(np.float32))
             tokens.append(self.tokens[slot, :, y : y + cells, x : x + cells].astype(np.int64))
+            _name_ink(rng, tokens[-1][0], int(self.inks[slot]))
             numbers.append(slot + (self.num_made - 1 - slot) // self.capacity * self.capacity)
         return torch.from_numpy(np.stack(latents, 1)), torch.from_numpy(np.stack(tokens, 1)), numbers
+
+
+def _color_of(tokens: np.ndarray) -> np.ndarray:
+    """Return the palette colour of plain cells, -1 for all others."""
+    said = (tokens >= FIRST_COLORED) & (tokens < FIRST_COLORLESS)
+    plain = (tokens >= FIRST_BACKGROUND) & (tokens < FIRST_BACKGROUND + len(COLORS))
+    return np.where(said, (tokens - FIRST_COLORED) // NUM_MESSAGES, np.where(plain, tokens - FIRST_BACKGROUND, -1))
+
+
+def _name_ink(rng: random.Random, tokens: np.ndarray, ink: int) -> None:
+    """Let a plain cell of a window name the ink where none does: a picture's uppermost row is seldom in a window."""
+    colors = _color_of(tokens)
+    said = (tokens - FIRST_COLORED) % NUM_MESSAGES < len(COLORS)
+    if not (said & (tokens >= FIRST_COLORED) & (tokens < FIRST_COLORLESS)).any():
+        plain = np.argwhere(colors >= 0)
+        for row, column in plain[rng.sample(range(len(plain)), min(len(plain), rng.randrange(1, 4)))]:
+            tokens[row, column] = message(int(colors[row, column]), INK + ink)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from renderer import CODEBOOK_SIZE
+from type_tokens import CODEBOOK_SIZE
 
 IMAGE_START, IMAGE_END = CODEBOOK_SIZE, CODEBOOK_SIZE + 1
 VISION_VOCAB_SIZE = CODEBOOK_SIZE + 16

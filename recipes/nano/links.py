@@ -12,10 +12,10 @@ from layout import text_to_image_sequence
 from PIL import Image
 from prior import Prior
 from prompts import write_prompt
-from renderer import CODEBOOK_SIZE, BackgroundCodebook, draw, prior_tokens
+from renderer import BackgroundCodebook, draw, prior_tokens
 from scoring import edit_distance, score
-from training import CODEBOOK, RUNS
-from type_tokens import CHARS, GLYPH_CELLS, NUM_TEXT_TOKENS, PARTS, SPELLS, TEXT
+from training import CODEBOOK, DTYPE, RUNS, autocast
+from type_tokens import CHARS, CODEBOOK_SIZE, GLYPH_CELLS, NAMES, NUM_TEXT_TOKENS, PARTS, SPELLS
 from vae import to_tensor
 
 
@@ -33,7 +33,7 @@ def paint(decoder: Decoder, vae: AutoencoderKL, tokens: np.ndarray, prompt: str,
     height, width = 32 * rows, 32 * columns
     x = torch.randn(1, 16, 4 * rows, 4 * columns, generator=torch.Generator().manual_seed(seed))
     tokens_t = torch.from_numpy(tokens.astype(np.int64))[None].expand(2, -1, -1)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         embeds, mask = decoder.encode_glyphs(*glyph_batch([prompt, ""], random.Random(0), 0.0), 2)
     timesteps = np.linspace(1000, 1, num_steps + 1)[:-1].astype(np.int64)
     u = timesteps / 1000
@@ -41,9 +41,9 @@ def paint(decoder: Decoder, vae: AutoencoderKL, tokens: np.ndarray, prompt: str,
     mu = float(shift_of(size)[0])
     sigmas = [*(mu * u / (mu * u + 1 - u)), 0.0]
     for i, t in enumerate(timesteps):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             both = decoder(
-                x.expand(2, -1, -1, -1).bfloat16(),
+                x.expand(2, -1, -1, -1).to(DTYPE),
                 embeds,
                 mask,
                 tokens_t,
@@ -121,10 +121,10 @@ def read_back(tokens: np.ndarray) -> list[str]:
         for column in range(tokens.shape[1]):
             # full stops and hyphens show only in the lower parts
             for r in range(row, min(row + num_rows, len(tokens))):
-                part = PARTS[TEXT.part[known[r, column]]]
+                part = PARTS[NAMES.part[known[r, column]]]
                 if is_text[r, column] and part.column == 0 and part.row == r - row:
                     num_rows, step = GLYPH_CELLS[part.size]
-                    letters += " " * (letters != "" and column > end) + CHARS[TEXT.char[tokens[r, column]]]
+                    letters += " " * (letters != "" and column > end) + CHARS[NAMES.char[tokens[r, column]]]
                     end = column + step
                     break
         lines.append(letters)
@@ -175,9 +175,9 @@ def main() -> None:
         for number, (content, prompt) in enumerate(zip(contents, prompts, strict=True)):
             grids = [small_grid(*grid), grid][: 1 if args.small_only else 2]
             written = write_grids(prior, prompt, args.temperature, args.top_p, number, grids)
-            for (found, similar), design_grid, tokens in zip((small, large), grids, written, strict=False):
+            for (found, similar), tokens in zip((small, large), written, strict=False):
                 lines = read_back(tokens)
-                wanted = [line.text for line in typeset(content, *design_grid).lines]
+                wanted = [line.text for line in typeset(content, *grid).lines]
                 print(wanted, "->", lines, flush=True)
                 read = {w for line in lines for w in line.split()}
                 for word in " ".join(wanted).split():

@@ -1,7 +1,7 @@
 """Train nano's prior: prompt bytes to prior tokens.
 
-Most steps are short sequences (prompt, and the rows in which something is decided or spelt), on which copying the
-quoted text, reading the colour word and placing are learnt; the others are whole grids of many sizes.
+Most steps are short sequences: the prompt and the rows of the plan that are written on (designs.py), where copying the
+quoted texts, reading colours and places, and counting are learnt; then rows of the picture, which follow the plan.
 Expected on one CPU core: letters right .5 after 15 minutes, .9 after 40, .97 after 120.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from designs import load_codebook, load_words, random_content, random_grid, small_grid, typeset
+from designs import load_codebook, load_words, plan_tokens, random_content, random_grid, typeset
 from edits import random_edit
 from layout import (
     FIRST_BYTE,
@@ -25,31 +25,32 @@ from layout import (
     text_to_image_sequence,
 )
 from prompts import write_prompt
-from renderer import (
-    CODEBOOK_SIZE,
-    FIRST_BACKGROUND,
-    FIRST_MARKER,
-    MAX_COLUMNS_AHEAD,
-    NUM_MARKERS,
-    PALETTE,
-    BackgroundCodebook,
-    Design,
-    cell_tokens,
-    prior_tokens,
-)
+from renderer import BackgroundCodebook, Design, cell_tokens, prior_tokens
 from torch import nn
-from training import CODEBOOK, DEVICE, Average, Muon, Run, autocast, compiled, in_processes, split_parameters
-from type_tokens import CHARS, INKS, NUM_TEXT_TOKENS, PARTS, SPELLS, STYLES, TEXT
+from training import CODEBOOK, DEVICE, DTYPE, Average, Muon, Run, autocast, compiled, in_processes, split_parameters
+from type_tokens import (
+    CHARS,
+    CODEBOOK_SIZE,
+    COLORS,
+    FIRST_BACKGROUND,
+    LENGTH,
+    NAMES,
+    NUM_MESSAGES,
+    NUM_STEPS,
+    NUM_TEXT_TOKENS,
+    PARTS,
+    SPELLS,
+    STYLES,
+)
 
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 # kind: sequence length, batch size, share of the steps
 KINDS = {
-    "lines": (320, 20, 0.32),  # the rows of the small grid that decide or spell
-    "small": (464, 12, 0.22),  # the whole small grid
-    "rows": (640, 8, 0.21),  # rows of both grids, any size
-    "square": (736, 6, 0.08),  # both grids at 512 x 512
-    "whole": (1472, 3, 0.05),  # both grids, any size
-    "edit": (928, 5, 0.12),  # one or two sources and the picture asked for
+    "plan": (304, 20, 0.45),  # the rows of the plan that are written on
+    "rows": (592, 9, 0.27),  # those, and rows of the picture
+    "square": (736, 6, 0.08),  # all of both grids at 512 x 512
+    "whole": (1472, 3, 0.06),  # all of both grids, any size
+    "edit": (928, 5, 0.14),  # one or two sources and the picture asked for
 }
 
 
@@ -113,34 +114,63 @@ class Layer(nn.Module):
 
 
 class CodeTable(nn.Module):
-    """A vector for every vision id, put together from what ids share (character, part, style, ink, distance, colour).
+    """A vector for every vision id, put together from what ids name (character, part, style, message, colour, step).
 
-    The parts let all variants of a letter learn together; `merged()` is what is saved.
+    What is named alike learns together; `merged()` is what is saved.
     """
 
     def __init__(self, centres: np.ndarray, scale: float):
         super().__init__()
-        self.rest = nn.Parameter(torch.randn(VISION_VOCAB_SIZE, HIDDEN) * scale * 0.3)
-        self.char = nn.Parameter(torch.randn(len(CHARS), HIDDEN) * scale)
-        self.part = nn.Parameter(torch.randn(len(PARTS), HIDDEN) * scale * 0.5)
-        self.style = nn.Parameter(torch.randn(len(STYLES), HIDDEN) * scale * 0.5)
-        self.ink = nn.Parameter(torch.randn(len(INKS), HIDDEN) * scale * 0.5)
-        self.marker = nn.Parameter(torch.randn(NUM_MARKERS, HIDDEN) * scale * 0.5)
-        self.color = nn.Parameter(torch.randn(centres.shape[1], HIDDEN) * scale * 0.5)
-        for name in ("char", "part", "style", "ink"):
-            self.register_buffer(f"{name}_of", torch.from_numpy(getattr(TEXT, name)), persistent=False)
-        centres_t = torch.from_numpy(centres).float() * 2 - 1
-        self.register_buffer("centres", centres_t, persistent=False)
-        self.register_buffer("palette", centres_t[: len(PALETTE)], persistent=False)
+        sizes = {"char": len(CHARS), "part": len(PARTS), "style": len(STYLES), "message": NUM_MESSAGES}
+        sizes |= {"step": NUM_STEPS, "background": len(centres), "special": VISION_VOCAB_SIZE - CODEBOOK_SIZE}
+        for name, number in sizes.items():
+            weight = scale * (1.0 if name in ("char", "special") else 0.5)
+            self.register_parameter(name, nn.Parameter(torch.randn(number, HIDDEN) * weight))
+        self.colorless = nn.Parameter(torch.randn(1, HIDDEN) * scale * 0.5)
+        self.color = nn.Parameter(torch.randn(centres.shape[1], HIDDEN) * scale * 0.15)
+        self.register_buffer("centres", torch.from_numpy(centres).float() * 2 - 1, persistent=False)
+        for name in ("char", "part", "style", "message", "color", "step", "background"):
+            self.register_buffer(f"{name}_of", torch.from_numpy(getattr(NAMES, name)), persistent=False)
+
+    def backgrounds(self):
+        """Return the vectors of the cells that are nothing but background, (B, hidden); the palette comes first."""
+        return self.background + self.centres @ self.color
 
     def merged(self):
         """Return the table, float32 (VISION_VOCAB_SIZE, hidden)."""
-        none = self.style.new_zeros(1, HIDDEN)  # index -1: the token does not name it
-        text = self.char[self.char_of] + self.part[self.part_of]
-        text = text + torch.cat([self.style, none])[self.style_of] + torch.cat([self.ink, none])[self.ink_of]
-        markers = ((self.palette @ self.color)[:, None] + self.marker).flatten(0, 1)
-        special = none.expand(VISION_VOCAB_SIZE - CODEBOOK_SIZE, -1)
-        return self.rest + torch.cat([text, markers, self.centres @ self.color, special])
+        none = self.colorless.new_zeros(1, HIDDEN)  # index -1: the token does not name it
+        background = self.backgrounds()
+        table = torch.cat([background, none])[self.background_of] + torch.cat([self.step, none])[self.step_of]
+        for name in ("char", "part", "style", "message"):
+            table = table + torch.cat([getattr(self, name), none])[getattr(self, f"{name}_of")]
+        colors = torch.cat([background[: len(COLORS)], none])[self.color_of]
+        bare = (self.message_of >= 0) & (self.color_of < 0)
+        table = table + colors + bare[:, None] * self.colorless
+        return torch.cat([table, self.special])
+
+    def cross_entropy(self, hidden, targets):
+        """Return -log p of the targets (N,) given hidden states (N, hidden), without the table of all ids.
+
+        Scores are sums over what a token names, so the sum over all tokens is one of products of short sums.
+        """
+        score = lambda table: hidden @ table.T  # noqa: E731
+        char, part, style, said = score(self.char), score(self.part), score(self.style), score(self.message)
+        background, step, colorless = score(self.backgrounds()), score(self.step), score(self.colorless)
+        styles = {n: style[:, :n].logsumexp(1) for n in {p.num_styles for p in PARTS}}
+        text = part + torch.stack([styles[p.num_styles] for p in PARTS], 1) + char.logsumexp(1, keepdim=True)
+        colors = torch.cat([background[:, : len(COLORS)], colorless], 1).logsumexp(1, keepdim=True)
+        messages = said.logsumexp(1, keepdim=True) + colors
+        total = torch.cat([text, messages, step, background], 1).logsumexp(1)
+
+        def own(scores, names):
+            index = names[targets]
+            return scores.gather(1, index.clamp(min=0)[:, None])[:, 0] * (index >= 0)
+
+        parts = ((char, self.char_of), (part, self.part_of), (style, self.style_of), (said, self.message_of))
+        parts += ((step, self.step_of), (background, self.background_of), (background, self.color_of))
+        chosen = sum(own(scores, names) for scores, names in parts)
+        bare = (self.message_of[targets] >= 0) & (self.color_of[targets] < 0)
+        return total - chosen - colorless[:, 0] * bare
 
 
 class Prior(nn.Module):
@@ -200,31 +230,32 @@ class Prior(nn.Module):
         """Return hidden states (B, S, hidden) for ids (B, S) and positions (B, 3, S)."""
         cos, sin = self.rotary(positions)
         x = F.embedding(ids, torch.cat([self.codes.merged(), self.text]))
-        x = x.bfloat16()
-        cos, sin = cos.bfloat16(), sin.bfloat16()
+        x, cos, sin = x.to(DTYPE), cos.to(DTYPE), sin.to(DTYPE)
         for layer in self.layers:
             x = self.run_layer(layer, x, cos, sin)
         return self.norm(x)
 
 
-def is_decision(previous: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Tell which ids decide where a line begins or goes on: a distance that does not just count down."""
-    number, before = (ids - FIRST_MARKER) % NUM_MARKERS, (previous - FIRST_MARKER) % NUM_MARKERS
-    is_marker = (ids >= FIRST_MARKER) & (ids < FIRST_BACKGROUND) & (number < MAX_COLUMNS_AHEAD)
-    was_marker = (previous >= FIRST_MARKER) & (previous < FIRST_BACKGROUND)
-    return is_marker & ~(was_marker & (before == number + 1))
+def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
+    """Weigh the tokens: what is decided counts most, what follows from its neighbours least; 0 for the prompt.
 
-
-def importance(sequence: Sequence) -> np.ndarray:
-    """Weigh the tokens: what is decided counts most, what follows from its neighbours least; 0 for the prompt."""
+    num_planned: how many of the targets, the first ones, belong to the plan.
+    """
     ids, previous = sequence.ids, np.roll(sequence.ids, 1)
+    start = int(sequence.is_target.argmax())
+    in_plan = np.zeros(len(ids), bool)
+    in_plan[start : start + num_planned] = True
     is_text = ids < NUM_TEXT_TOKENS
     spells = is_text & SPELLS[np.where(is_text, ids, 0)]
-    weights = np.select([spells, is_text, previous < NUM_TEXT_TOKENS], [1.0, 0.5, 1.5], 0.25)
-    weights[sequence.positions[2] == sequence.positions[0]] = 2.0  # a row's first cell: does a line begin here?
-    weights[is_decision(previous, ids)] = 3.0
+    weights = np.select([spells, is_text, previous < NUM_TEXT_TOKENS], [1.0, 0.5, 1.0], 0.2)
+    weights[sequence.positions[2] == sequence.positions[0]] = 1.5  # a row's first cell: does a line begin here?
+    weights[in_plan & spells] = 1.5
+    said = NAMES.message[ids.clip(max=CODEBOOK_SIZE - 1)]
+    weights[in_plan & (ids >= LENGTH) & (ids < FIRST_BACKGROUND)] = 2.0
+    placed = in_plan & (said >= len(COLORS)) & (ids < CODEBOOK_SIZE)
+    weights[placed] = 3.0
     weights[~sequence.is_target] = 0
-    weights[sequence.is_target.argmax()] = 4.0  # the first cell alone decides colour and row
+    weights[start] = 4.0  # the first cell alone decides colour and ink
     return weights
 
 
@@ -246,32 +277,36 @@ class Samples:
         """Return ids (B, S), positions (B, 3, S), targets (B, S), weights (B, S) of a kind."""
         length, size = KINDS[kind][0], KINDS[kind][1] * self.scale
         seeds = itertools.count(self.first_seed + number * 32 * self.scale)
-        fitting = (s for s in (self.sequence(seed, kind) for seed in seeds) if len(s.ids) <= length + 1)
+        fitting = (s for s in (self.sequence(seed, kind) for seed in seeds) if len(s[0].ids) <= length + 1)
         sequences = list(itertools.islice(fitting, size))
         ids = np.zeros((size, length + 1), np.int64)
         positions = np.zeros((size, 3, length + 1), np.int64)
         weights = np.zeros((size, length + 1), np.float32)
-        for i, s in enumerate(sequences):
+        for i, (s, num_planned) in enumerate(sequences):
             n = len(s.ids)
-            ids[i, :n], positions[i, :, :n], weights[i, :n] = s.ids, s.positions, importance(s)
+            ids[i, :n], positions[i, :, :n], weights[i, :n] = s.ids, s.positions, importance(s, num_planned)
         ids_t, positions_t = torch.from_numpy(ids), torch.from_numpy(positions)
         return ids_t[:, :-1], positions_t[:, :, :-1], ids_t[:, 1:], torch.from_numpy(weights)[:, 1:]
 
-    def sequence(self, seed: int, kind: str) -> Sequence:
-        """Make the sequence of one content, or of one edit."""
+    def sequence(self, seed: int, kind: str) -> tuple[Sequence, int]:
+        """Make the sequence of one content, or of one edit, and count its targets that belong to the plan."""
         rng = random.Random(seed)
         if kind == "edit":
             edit = random_edit(seed, self.words, (16, 16) if rng.random() < 0.85 else None)
             sources = [cell_tokens(design, self.codebook) for design in edit.sources]
-            return image_to_image_sequence(edit.prompt, sources, prior_tokens(edit.target, self.codebook))
+            return image_to_image_sequence(edit.prompt, sources, prior_tokens(edit.target, self.codebook)), 0
         content = random_content(seed, self.words)
         grid = (16, 16) if kind == "square" or rng.random() < 0.4 else random_grid(rng)
-        designs = [typeset(content, *small_grid(*grid))]
-        if kind in ("rows", "square", "whole"):
-            designs.append(typeset(content, *grid))
-        tokens = [prior_tokens(d, self.codebook) for d in designs]
-        kept = [_rows_that_decide(rng, d) for d in designs] if kind in ("lines", "rows") else None
-        return text_to_image_sequence(write_prompt(content, seed), tokens, kept, grid)
+        design = typeset(content, *grid)
+        plan = plan_tokens(content, design)
+        written = np.arange(len(plan)) < 2 * len(design.lines) + 2
+        if kind == "plan":
+            grids, kept = [plan], [written]
+        else:
+            grids = [plan, prior_tokens(design, self.codebook)]
+            kept = [written, _rows_that_decide(rng, design)] if kind == "rows" else None
+        sequence = text_to_image_sequence(write_prompt(content, seed), grids, kept, grid)
+        return sequence, int(written.sum() if kept else len(plan)) * plan.shape[1]
 
 
 def _rows_that_decide(rng: random.Random, design: Design) -> np.ndarray:
@@ -279,51 +314,61 @@ def _rows_that_decide(rng: random.Random, design: Design) -> np.ndarray:
     kept[:2] = True
     for line in design.lines:
         kept[max(line.row - 1, 0) : line.row + 1] = True
-        if rng.random() < 0.25:
+        if rng.random() < 0.3:
             kept[line.row : line.row + line.num_rows + 1] = True
+    if design.shapes:
+        first = rng.randrange(design.num_rows)
+        kept[first : first + 2] = True
     return kept
 
 
 def loss_of(prior, batch):
-    """Return the weighted cross entropy of the learnt tokens, their logits and their places in the flat batch."""
+    """Return the weighted cross entropy of the learnt tokens, their hidden states and their places in the batch."""
     ids, positions, targets, weights = (t.to(DEVICE, non_blocking=True) for t in batch)
     with autocast():
         hidden = prior(ids, positions)
-        where = weights.flatten().nonzero().squeeze(1)
-        logits = hidden.flatten(0, 1)[where] @ prior.head.merged().bfloat16().T
-    losses = F.cross_entropy(logits.float(), targets.flatten()[where], reduction="none")
+    where = weights.flatten().nonzero().squeeze(1)
+    hidden = hidden.flatten(0, 1)[where].float()
+    losses = prior.head.cross_entropy(hidden, targets.flatten()[where])
     chosen = weights.flatten()[where]
-    return (losses * chosen).sum() / chosen.sum(), logits, where
+    return (losses * chosen).sum() / chosen.sum(), hidden, where
 
 
 @torch.no_grad()
-def validate(prior, samples: Samples, num_batches: int = 3) -> dict[str, float]:
-    """Measure teacher-forced accuracy where it matters: first cell, places, letters, their other parts, background."""
+def validate(prior, samples: Samples, num_batches: int = 2) -> dict[str, float]:
+    """Measure teacher-forced accuracy where it matters: first cell, letters, steps of the plan, places, the rest."""
     counts: dict[str, list[float]] = {}
-    spells = torch.from_numpy(SPELLS)
-    for kind in ("small", "rows", "edit"):
+    spells, said = torch.from_numpy(SPELLS), torch.from_numpy(NAMES.message)
+    table = prior.head.merged()
+    for kind in ("plan", "rows", "edit"):
         for number in range(num_batches):
             batch = samples.batch(kind, number)
-            _, logits, where = (t.cpu() for t in loss_of(prior, batch))
-            targets, right = batch[2].flatten()[where], logits.argmax(-1) == batch[2].flatten()[where]
-            previous = batch[0].flatten()[where]
+            _, hidden, where = loss_of(prior, batch)
+            guesses, where = (hidden @ table.T).argmax(-1).cpu(), where.cpu()
+            targets, weights = batch[2].flatten()[where], batch[3].flatten()[where]
+            right, previous = guesses == targets, batch[0].flatten()[where]
             is_text = targets < NUM_TEXT_TOKENS
             spelt = is_text & spells[targets.clamp(max=NUM_TEXT_TOKENS - 1)]
-            first = batch[3].flatten()[where] == 4.0
-            place = torch.from_numpy(is_decision(previous.numpy(), targets.numpy())) & ~first
+            step = (targets >= LENGTH) & (targets < FIRST_BACKGROUND)
+            place = (weights == 3.0) & (said[targets.clamp(max=CODEBOOK_SIZE - 1)] >= len(COLORS))
+            first = weights == 4.0
             groups = {
                 "first": first,
+                "length": step & (targets < LENGTH + 24),
+                "step": step & (targets >= LENGTH + 24),
                 "place": place,
-                "letters": spelt,
+                "letters": spelt & (weights == 1.5),
+                "set": spelt & (weights == 1.0),
                 "parts": is_text & ~spelt,
-                "end": ~is_text & (previous < NUM_TEXT_TOKENS) & ~place,
-                "plain": ~is_text & (previous >= NUM_TEXT_TOKENS) & ~first & ~place,
+                "start": (weights == 1.5) & ~spelt,
+                "end": ~is_text & (previous < NUM_TEXT_TOKENS) & ~step,
+                "plain": weights < 0.3,
             }
             for name, mask in groups.items():
                 entry = counts.setdefault(f"{kind}_{name}", [0.0, 0.0])
                 entry[0] += float(right[mask].sum())
                 entry[1] += float(mask.sum())
-    return {name: n / max(total, 1) for name, (n, total) in counts.items()}
+    return {name: n / total for name, (n, total) in counts.items() if total}
 
 
 def main() -> None:
@@ -347,7 +392,7 @@ def main() -> None:
     prior.to(DEVICE)
     average = Average(prior, 0.995)
     matrices, rest = split_parameters(prior, ("self_attn", "mlp"))
-    optimizers = [Muon(matrices, lr=0.012, weight_decay=0.01), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.95))]
+    optimizers = [Muon(matrices, lr=0.01, weight_decay=0.01), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.95))]
     run = Run(args.name, args.minutes, {"prior": prior, "average": average}, optimizers)
     if not args.eager:  # one layer, reused by all
         prior.run_layer = compiled(Layer.forward)

@@ -44,7 +44,8 @@ SAYS = (
 SECOND_SAYS = (
     "with the subtitle;and the subtitle;subtitle;and smaller text;and below it;with small text;and a tagline;"
     "tagline;with a smaller line;and underneath;below that;and under it;subtitle:;second line;and the date;"
-    "with the caption;small text;, followed by;and;then;and a subheading;with the details"
+    "with the caption;small text;, followed by;and;then;and a subheading;with the details;plus;and also;second"
+    ";with the note;and the line;with the date;and the price;and the place;and the name;, then;with the label"
 ).split(";")
 THIRD_SAYS = (
     "and a footer;footer;and at the bottom;with the footer;small print;at the very bottom;footer:;"
@@ -64,15 +65,21 @@ STYLE_WORDS = {
     "mono regular": "regular monospace;light monospace;thin mono;a light monospaced font;regular weight mono;"
     "light typewriter letters",
 }
-ROW_WORDS = {
-    "top": "at the top;on top;near the top;in the upper part;top;at the upper edge;in the top third;up high",
-    "middle": "in the middle;in the center;in the centre;middle;halfway down;vertically centered",
-    "bottom": "at the bottom;near the bottom;in the lower part;bottom;at the foot;in the bottom third;low down",
+PLACE_WORDS = {
+    "top": "at the top;on top;near the top;in the upper part;top;at the upper edge;in the top third;up high;"
+    "along the top;at the very top;in the upper half;toward the top;above;placed at the top;in the top area",
+    "middle": "in the middle;in the center;in the centre;middle;halfway down;vertically centered;right in the middle;"
+    "in the exact middle;at the center of the picture;in the central part;placed in the middle;across the middle",
+    "bottom": "at the bottom;near the bottom;in the lower part;bottom;at the foot;in the bottom third;low down;"
+    "along the bottom;at the very bottom;in the lower half;toward the bottom;at the lower edge;placed at the bottom",
 }
 ALIGN_WORDS = {
-    "left": "aligned left;left-aligned;on the left;flush left;left aligned;to the left;on the left side",
-    "center": "centered;centred;center-aligned;centered text;horizontally centered",
-    "right": "aligned right;right-aligned;on the right;flush right;right aligned;to the right;on the right side",
+    "left": "aligned left;left-aligned;on the left;flush left;left aligned;to the left;on the left side;"
+    "left-aligned text;aligned to the left;text on the left;everything flush left;left-justified",
+    "center": "centered;centred;center-aligned;centered text;horizontally centered;all centered;centred text;"
+    "text in the center;aligned to the center",
+    "right": "aligned right;right-aligned;on the right;flush right;right aligned;to the right;on the right side;"
+    "right-aligned text;aligned to the right;text on the right;everything flush right;right-justified",
 }
 SIZE_WORDS = {
     "large": "large letters;huge type;very large text;in giant letters;big type;oversized letters;large type;"
@@ -108,14 +115,6 @@ COLOR_WORDS = {
     "magenta": "magenta;hot pink;fuchsia;bright pink",
     "silver": "silver;light gray;light grey;pale gray",
 }
-INK_COLOR_WORDS = {  # an ink stands for its neighbours too
-    "green": ("green", "green", "dark green"),
-    "gray": ("gray", "silver"),
-    "red": ("red", "red", "maroon", "coral"),
-    "yellow": ("yellow", "yellow", "gold"),
-    "cyan": ("cyan", "sky blue"),
-    "pink": ("pink", "pink", "magenta"),
-}
 SHAPE_WORDS = {
     "circle": "a {c} circle;a {c} dot;a {c} sun;with a {c} circle;a round {c} shape;a {c} moon",
     "ring": "a {c} ring;a {c} hoop;with a {c} ring;a {c} outlined circle",
@@ -148,11 +147,6 @@ QUOTES = (("'", "'"),) * 4 + (('"', '"'),) * 3 + (("“", "”"),)
 def color_word(rng: random.Random, name: str) -> str:
     """Choose one of the words for a palette colour."""
     return rng.choice(COLOR_WORDS[name].split(";"))
-
-
-def ink_word(rng: random.Random, name: str) -> str:
-    """Choose one of the words for an ink."""
-    return color_word(rng, rng.choice(INK_COLOR_WORDS.get(name, (name,))))
 
 
 def _with_article(phrase: str) -> str:
@@ -192,13 +186,20 @@ def write_prompt(content: Content, seed: int) -> str:
         style = ""
     if content.panel_color:
         style += " " + rng.choice(PANEL_WORDS).format(c=color_word(rng, content.panel_color))
+    own_place = ""  # of the headline: said with it where the others have places of their own
+    if "place" in content.say:
+        where = _pick(rng, PLACE_WORDS, content.place)
+        if content.second_place or content.third_place or rng.random() < 0.4:
+            own_place = f" {where}"
+        else:
+            clauses.append(where)
     clauses = rng.sample(clauses, len(clauses))
     details = rng.sample(DETAILS, rng.choice([0, 0, 0, 1, 1, 2, 4]))
     if rng.random() < 0.12:  # the text comes first
         head = (
-            f"{quote(content.headline)}{style}, {head}"
+            f"{quote(content.headline)}{own_place}{style}, {head}"
             if rng.random() < 0.6
-            else (f"{quote(content.headline)}{style} on {head}")
+            else (f"{quote(content.headline)}{own_place}{style} on {head}")
         )
         says = ""
     else:
@@ -208,12 +209,20 @@ def write_prompt(content: Content, seed: int) -> str:
             head += f", {clauses.pop()},"
         if early and details:
             head += f" {details.pop()},"
-        says = f" {rng.choice(SAYS)} {quote(content.headline)}{style}".replace(" ,", ",").replace(" :", ":")
+        says = f" {rng.choice(SAYS)} {quote(content.headline)}{own_place}{style}".replace(" ,", ",").replace(" :", ":")
     if rng.random() < 0.3 and clauses:  # where or how, right behind the text
         says += " " + clauses.pop()
-    for text, phrases in ((content.subtitle, SECOND_SAYS), (content.footer, THIRD_SAYS)):
+    others = (
+        (content.subtitle, "second place" in content.say and content.second_place, SECOND_SAYS),
+        (content.footer, "third place" in content.say and content.third_place, THIRD_SAYS),
+    )
+    for text, place, phrases in others:
         if text:
-            says += f"{rng.choice(['', ',', ','])} {rng.choice(phrases)} {quote(text)}"
+            neutral = [w for w in SECOND_SAYS if "below" not in w and "under" not in w]
+            lead = rng.choice(neutral if place or not content.headline else phrases)
+            where = f" {_pick(rng, PLACE_WORDS, place)}" if place else ""
+            words = f"{where} {quote(text)}" if where and rng.random() < 0.3 else f" {quote(text)}{where}"
+            says += f"{rng.choice(['', ',', ','])} {lead}{words}"
     tail = clauses + details
     separator = rng.choice([", ", ", ", ", ", ". "])
     return _finish(rng, head + says + "".join(separator + c for c in tail))
@@ -228,8 +237,6 @@ def _finish(rng: random.Random, prompt: str) -> str:
 
 def _clauses(rng: random.Random, content: Content) -> list[str]:
     clauses = []
-    if "row" in content.say:
-        clauses.append(_pick(rng, ROW_WORDS, content.row))
     if "align" in content.say:
         clauses.append(_pick(rng, ALIGN_WORDS, content.align))
     if "size" in content.say and content.headline:
@@ -238,7 +245,7 @@ def _clauses(rng: random.Random, content: Content) -> list[str]:
         shape = _pick(rng, SHAPE_WORDS, content.shape).format(c=color_word(rng, content.shape_color))
         clauses.append(shape.replace("a orange", "an orange"))
     if "ink" in content.say and content.headline and not content.panel_color:
-        clauses.append(rng.choice(INK_WORDS).format(c=ink_word(rng, content.ink)))
+        clauses.append(rng.choice(INK_WORDS).format(c=color_word(rng, content.ink)))
     return clauses
 
 

@@ -1,9 +1,9 @@
 """Draw the designs that nano learns from: text set on the token grid, over plain or shaped backgrounds.
 
 Every glyph fills whole 32 px cells (type_tokens.py), so that the set of text cells is finite and a token can name
-each: that is what makes spelling learnable by a small prior. The cells left of a line tell how far away it is
-("plain red, type begins in 5 cells"), and the first cell of a row how far below the next line stands: the decoder
-paints them all as plain, but the prior decides a place once and then counts down.
+each: that is what makes spelling learnable by a small prior. The plain cells of the uppermost row name the ink. The
+cells left of a line tell how far away it is ("plain red, type begins in 5 columns"), and the first cell of a row how
+far below the next line stands: the decoder paints them all as plain, but the prior only has to count down.
 A design is drawn from numbers alone; the same design gives its picture and its prior tokens.
 """
 
@@ -14,7 +14,23 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from type_tokens import GLYPH_CELLS, INKS, NUM_TEXT_TOKENS, text_token
+from type_tokens import (
+    CODEBOOK_SIZE,
+    COLORS,
+    COLUMNS,
+    FIRST_BACKGROUND,
+    GLYPH_CELLS,
+    INK,
+    MAX_COLUMNS,
+    MAX_ROWS,
+    NUM_TEXT_TOKENS,
+    PALETTE,
+    ROWS,
+    STYLES,
+    STYLES_OF,
+    message,
+    text_token,
+)
 
 CELL = 32  # px a prior token covers on each side
 # Debian packages fonts-liberation and fonts-dejavu-core (OFL 1.1; Bitstream Vera licence): file, size in px.
@@ -29,40 +45,6 @@ FONTS = {
 SMALL_FONT = ("LiberationSans-Bold.ttf", 29)
 # Small letters of display type just reach the uppermost of its three rows, so that every letter is spelt there.
 DISPLAY_SIZE, BASELINES = 82, {"small": 24, "headline": 49, "display": 72}
-PALETTE = {
-    "red": (200, 32, 40),
-    "orange": (240, 130, 30),
-    "yellow": (250, 210, 50),
-    "green": (36, 140, 60),
-    "teal": (0, 128, 128),
-    "cyan": (60, 200, 220),
-    "blue": (30, 90, 210),
-    "navy": (16, 32, 84),
-    "purple": (110, 40, 150),
-    "pink": (245, 130, 175),
-    "brown": (110, 70, 40),
-    "beige": (236, 222, 196),
-    "white": (255, 255, 255),
-    "gray": (128, 132, 138),
-    "charcoal": (48, 52, 58),
-    "black": (17, 17, 17),
-    "maroon": (123, 30, 43),
-    "coral": (255, 111, 97),
-    "gold": (212, 175, 55),
-    "lime": (164, 222, 2),
-    "dark green": (11, 61, 30),
-    "olive": (112, 112, 28),
-    "mint": (168, 230, 207),
-    "sky blue": (143, 199, 240),
-    "lavender": (200, 162, 232),
-    "magenta": (216, 27, 156),
-    "silver": (196, 200, 204),
-}
-MAX_COLUMNS_AHEAD, MAX_ROWS_AHEAD = 24, 20
-NUM_MARKERS = MAX_COLUMNS_AHEAD + MAX_ROWS_AHEAD  # columns to go 1..24, then rows to go 1..20
-FIRST_MARKER = NUM_TEXT_TOKENS
-FIRST_BACKGROUND = FIRST_MARKER + len(PALETTE) * NUM_MARKERS
-CODEBOOK_SIZE = 8192
 BACKGROUND_FEATURE_SIDE = 4  # a background cell is described by its 4 x 4 mean colours
 
 
@@ -75,7 +57,6 @@ class Line:
     column: int
     style: str
     size: str = "headline"
-    ink: str = "white"
 
     @property
     def num_rows(self) -> int:
@@ -103,7 +84,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Design:
-    """What a picture shows: grid size in cells, background (top and bottom colour), lines and shapes.
+    """What a picture shows: grid size in cells, background (top and bottom colour), lines, their ink, and shapes.
 
     backdrop: a picture at 8 px a cell, uint8 (8 * rows, 8 * columns, 3), that stands in place of the background.
     """
@@ -114,6 +95,7 @@ class Design:
     bottom_color: tuple[int, int, int]
     lines: tuple[Line, ...] = ()
     shapes: tuple[Shape, ...] = ()
+    ink: str = "white"
     backdrop: np.ndarray | None = None
 
 
@@ -129,6 +111,7 @@ def find_font(file_name: str) -> Path:
 def glyph_mask(char: str, size: str, style: str) -> np.ndarray:
     """Return the coverage of one glyph, uint8, whole cells of 32 px; wide glyphs are squeezed."""
     rows, columns = GLYPH_CELLS[size]
+    style = STYLES_OF[size][STYLES.index(style) % len(STYLES_OF[size])]
     file_name, font_size = SMALL_FONT if size == "small" else FONTS[style]
     font = ImageFont.truetype(str(find_font(file_name)), DISPLAY_SIZE if size == "display" else font_size)
     height, width = rows * CELL, columns * CELL
@@ -162,7 +145,7 @@ def text_cells(design: Design) -> np.ndarray:
             if char == " ":
                 continue
             for r, c in _visible_parts(char, line.size, line.style):
-                token = text_token(char, line.size, r, c, line.style, line.ink)
+                token = text_token(char, line.size, r, c, line.style)
                 tokens[line.row + r, line.column + step * i + c] = token
     return tokens
 
@@ -173,7 +156,8 @@ def draw_background(design: Design, cell_size: int) -> np.ndarray:
     if design.backdrop is not None:
         backdrop = Image.fromarray(design.backdrop).resize((width, height), Image.Resampling.BICUBIC)
         return np.array(backdrop, np.float32)
-    ramp = np.repeat((np.arange(design.num_rows, dtype=np.float32) + 0.5) / design.num_rows, cell_size)
+    steps = np.arange(design.num_rows, dtype=np.float32) / max(design.num_rows - 1, 1)
+    ramp = np.repeat(steps, cell_size)  # the first and the last row have the very colours asked for
     top, bottom = np.float32(design.top_color), np.float32(design.bottom_color)
     picture = np.repeat((top + (bottom - top) * ramp[:, None])[:, None, :], width, axis=1)
     if design.shapes:
@@ -216,8 +200,9 @@ def _distance(shape: Shape, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 def draw(design: Design) -> np.ndarray:
     """Draw a design at 32 px a cell, uint8 (height, width, 3)."""
     picture = draw_background(design, CELL)
+    ink = np.float32(PALETTE[design.ink])
     for line in design.lines:
-        ink, step = np.float32(INKS[line.ink]), GLYPH_CELLS[line.size][1]
+        step = GLYPH_CELLS[line.size][1]
         for i, char in enumerate(line.text):
             if char != " ":
                 mask = glyph_mask(char, line.size, line.style)[..., None] / np.float32(255)
@@ -267,43 +252,37 @@ def cell_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
 
 
 def prior_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
-    """Return the prior tokens of a design, int64 (rows, columns): its cells, and the distances to the type."""
-    return mark_distances(design, cell_tokens(design, codebook))
+    """Return the prior tokens of a design, int64 (rows, columns): its cells, the ink, the distances to the type."""
+    tokens = cell_tokens(design, codebook)
+    is_text, written = tokens < NUM_TEXT_TOKENS, tokens.copy()
+    colors = np.where(tokens - FIRST_BACKGROUND < len(COLORS), tokens - FIRST_BACKGROUND, -1)
 
+    def say(row: int, column: int, what: int) -> None:
+        written[row, column] = message(int(colors[row, column]), what)
 
-def mark_distances(design: Design, tokens: np.ndarray) -> np.ndarray:
-    """Let plain cells say how many columns, or rows, away the type begins.
-
-    Columns: every plain cell of a line's first row that stands before a letter. Rows: the first plain cell of the
-    rows above a line's first row. What is farther than can be said says the most.
-    """
-    is_text = tokens < NUM_TEXT_TOKENS
-    colors = tokens - FIRST_BACKGROUND  # the palette comes first in the codebook
-    is_plain = ~is_text & (colors < len(PALETTE))
-    marked = tokens.copy()
-    first_rows = sorted(line.row for line in design.lines)
-    for row in range(design.num_rows):
-        ahead = [r for r in first_rows if r >= row]
+    begins = {line.row: line.column for line in design.lines}
+    for row in range(1, design.num_rows):
+        ahead = [r for r in begins if r >= row]
         if not ahead:
             break
         if ahead[0] == row:
-            columns = np.flatnonzero(is_text[row])
-            for column in np.flatnonzero(is_plain[row]):
-                after = columns[columns > column]
-                if len(after):
-                    distance = min(int(after[0] - column), MAX_COLUMNS_AHEAD)
-                    marked[row, column] = marker(int(colors[row, column]), distance - 1)
+            first = begins[row]
+            for column in range(first):
+                if colors[row, column] >= 0 or _is_ramp(design):
+                    say(row, column, COLUMNS + min(first - column, MAX_COLUMNS) - 1)
         else:
-            column = int(not is_plain[row, 0])
-            if is_plain[row, column]:
-                distance = min(ahead[0] - row, MAX_ROWS_AHEAD)
-                marked[row, column] = marker(int(colors[row, column]), MAX_COLUMNS_AHEAD + distance - 1)
-    return marked
+            column = int(colors[row, 0] < 0 and not _is_ramp(design))  # beside a frame
+            if not is_text[row, column] and (colors[row, column] >= 0 or _is_ramp(design)):
+                say(row, column, ROWS + min(ahead[0] - row, MAX_ROWS))
+    if design.lines:
+        plain = np.flatnonzero((colors >= 0).any(1))
+        for column in np.flatnonzero(colors[plain[0]] >= 0) if len(plain) else ():
+            written[plain[0], column] = message(int(colors[plain[0], column]), INK + COLORS.index(design.ink))
+    return written
 
 
-def marker(color: int, number: int) -> int:
-    """Return the token of a plain cell of palette colour `color` that carries marker `number`."""
-    return FIRST_MARKER + color * NUM_MARKERS + number
+def _is_ramp(design: Design) -> bool:
+    return design.top_color != design.bottom_color and design.backdrop is None
 
 
 def build_codebook(random_designs, num_designs: int = 3000) -> BackgroundCodebook:

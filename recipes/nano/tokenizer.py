@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from designs import load_codebook, load_words, text_wall
 from PIL import Image
-from renderer import CODEBOOK_SIZE, FIRST_BACKGROUND, BackgroundCodebook, background_features, cell_tokens, draw
+from renderer import BackgroundCodebook, background_features, cell_tokens, draw
 from torch import nn
 from training import CODEBOOK, DEVICE, Run
-from type_tokens import NUM_TEXT_TOKENS
+from type_tokens import CODEBOOK_SIZE, FIRST_BACKGROUND, NUM_TEXT_TOKENS
 from vae import random_design, random_shapes, random_texture
 
 VISION_CONFIG = {

@@ -1,8 +1,8 @@
-"""What a text token names: a character, the part of its glyph, and the style or the ink.
+"""What the prior tokens name: parts of glyphs, steps of the plan, plain cells with a message, everything else.
 
-A glyph fills whole cells: small type one, a headline two (upper and lower), display type two by three. Every part has
-tokens of its own for each character; one row of parts also names the style, one the ink, and the decoder learns to
-look them up there. So 90 characters in 6 styles, 12 inks and 3 sizes take 6120 tokens instead of 58 000.
+A glyph fills whole cells: small type one, a headline two (upper and lower), display type two by three. A text token
+names a character, the part of its glyph and the style; the ink is named once for the whole picture, by the plain
+cells of its uppermost row. So 90 characters in 6 styles, 27 inks and 3 sizes take 2790 tokens, not 75 000.
 """
 
 from dataclasses import dataclass
@@ -11,39 +11,56 @@ import numpy as np
 
 CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!?&.,:;-+/%$#@()=*_'" + '"€£°éäöü'
 STYLES = ("sans", "serif", "mono", "sans regular", "serif regular", "mono regular")
-INKS = {
-    "white": (255, 255, 255),
-    "black": (17, 17, 17),
+PALETTE = {
     "red": (200, 32, 40),
     "orange": (240, 130, 30),
     "yellow": (250, 210, 50),
     "green": (36, 140, 60),
+    "teal": (0, 128, 128),
     "cyan": (60, 200, 220),
     "blue": (30, 90, 210),
     "navy": (16, 32, 84),
     "purple": (110, 40, 150),
     "pink": (245, 130, 175),
+    "brown": (110, 70, 40),
+    "beige": (236, 222, 196),
+    "white": (255, 255, 255),
     "gray": (128, 132, 138),
+    "charcoal": (48, 52, 58),
+    "black": (17, 17, 17),
+    "maroon": (123, 30, 43),
+    "coral": (255, 111, 97),
+    "gold": (212, 175, 55),
+    "lime": (164, 222, 2),
+    "dark green": (11, 61, 30),
+    "olive": (112, 112, 28),
+    "mint": (168, 230, 207),
+    "sky blue": (143, 199, 240),
+    "lavender": (200, 162, 232),
+    "magenta": (216, 27, 156),
+    "silver": (196, 200, 204),
 }
+COLORS = tuple(PALETTE)
+GLYPH_CELLS = {"small": (1, 1), "headline": (2, 1), "display": (3, 2)}  # rows, columns
+STYLES_OF = {"small": STYLES[:1], "headline": STYLES, "display": STYLES[:3]}
+SIZES = tuple(GLYPH_CELLS)
+PLACES = ("top", "middle", "bottom")
+ALIGNMENTS = ("left", "center", "right")
+MAX_COLUMNS, MAX_ROWS, MAX_LENGTH = 30, 32, 24
 
 
 @dataclass(frozen=True)
 class Part:
-    """A cell of a glyph: type size, row and column inside the glyph, what else it names, and its first token."""
+    """A cell of a glyph: type size, row and column inside the glyph, and its first token."""
 
     size: str
     row: int
     column: int
-    names: str
     first_token: int
 
     @property
-    def num_variants(self) -> int:
-        return {"style": len(STYLES), "ink": len(INKS), "": 1}[self.names]
-
-
-GLYPH_CELLS = {"small": (1, 1), "headline": (2, 1), "display": (3, 2)}  # rows, columns
-_NAMED_BY_ROW = {"small": ("ink",), "headline": ("style", "ink"), "display": ("", "style", "ink")}
+    def num_styles(self) -> int:
+        return len(STYLES_OF[self.size])
 
 
 def _number_parts() -> tuple[tuple[Part, ...], int]:
@@ -51,46 +68,73 @@ def _number_parts() -> tuple[tuple[Part, ...], int]:
     for size, (rows, columns) in GLYPH_CELLS.items():
         for row in range(rows):
             for column in range(columns):
-                part = Part(size, row, column, _NAMED_BY_ROW[size][row], first)
+                part = Part(size, row, column, first)
                 parts.append(part)
-                first += len(CHARS) * part.num_variants
+                first += len(CHARS) * part.num_styles
     return tuple(parts), first
 
 
 PARTS, NUM_TEXT_TOKENS = _number_parts()
-PART_OF = {(p.size, p.row, p.column): p for p in PARTS}
+PART_OF = {(p.size, p.row, p.column): i for i, p in enumerate(PARTS)}
+
+# What a cell without type can say beside its colour: the ink of the picture; type begins in so many columns, or rows.
+INK, COLUMNS, ROWS = 0, len(COLORS), len(COLORS) + MAX_COLUMNS
+NUM_MESSAGES = ROWS + MAX_ROWS + 1
+FIRST_COLORED = NUM_TEXT_TOKENS  # messages of plain palette cells, colour by colour
+FIRST_COLORLESS = FIRST_COLORED + len(COLORS) * NUM_MESSAGES  # the same where the colour is none of the palette
+# The steps of the plan: the length of a line, then how and where it is set.
+LENGTH = FIRST_COLORLESS + NUM_MESSAGES
+STYLE = LENGTH + MAX_LENGTH
+SIZE = STYLE + len(STYLES)
+PLACE = SIZE + len(SIZES)
+ALIGN = PLACE + len(PLACES)
+FIRST_BACKGROUND = ALIGN + len(ALIGNMENTS)
+NUM_STEPS = FIRST_BACKGROUND - LENGTH
+CODEBOOK_SIZE = 8192
 
 
-def text_token(char: str, size: str, row: int, column: int, style: str, ink: str) -> int:
-    """Return the token of one cell of a glyph."""
-    part = PART_OF[size, row, column]
-    variant = {"style": STYLES.index(style), "ink": list(INKS).index(ink), "": 0}[part.names]
-    return part.first_token + CHARS.index(char) * part.num_variants + variant
+def text_token(char: str, size: str, row: int, column: int, style: str) -> int:
+    """Return the token of one cell of a glyph; a style that a size does not have is set in its bold."""
+    part = PARTS[PART_OF[size, row, column]]
+    return part.first_token + CHARS.index(char) * part.num_styles + STYLES.index(style) % part.num_styles
+
+
+def message(color: int, what: int) -> int:
+    """Return the token of a cell without type that says `what`; color: index into the palette, -1 for any other."""
+    return FIRST_COLORLESS + what if color < 0 else FIRST_COLORED + color * NUM_MESSAGES + what
 
 
 @dataclass(frozen=True)
-class TextAttributes:
-    """What each text token names, int (NUM_TEXT_TOKENS,); -1 where it does not name it."""
+class Names:
+    """What each token names, int (CODEBOOK_SIZE,); -1 where it does not name it.
+
+    char, part, style: of text. message: of plain cells. color: of plain cells with a message. step: of the plan.
+    background: number among the tokens that are nothing but background; the palette comes first.
+    """
 
     char: np.ndarray
     part: np.ndarray
     style: np.ndarray
-    ink: np.ndarray
+    message: np.ndarray
+    color: np.ndarray
+    step: np.ndarray
+    background: np.ndarray
 
 
-def text_attributes() -> TextAttributes:
-    """Take all text tokens apart."""
-    columns: list[list[int]] = [[], [], [], []]
-    for number, part in enumerate(PARTS):
-        for char in range(len(CHARS)):
-            for variant in range(part.num_variants):
-                style = variant if part.names == "style" else -1
-                ink = variant if part.names == "ink" else -1
-                for column, value in zip(columns, (char, number, style, ink), strict=True):
-                    column.append(value)
-    return TextAttributes(*(np.asarray(c) for c in columns))
+def _name_tokens() -> Names:
+    char, part, style, said, color, step, background = (np.full(CODEBOOK_SIZE, -1) for _ in range(7))
+    for number, p in enumerate(PARTS):
+        own = np.arange(len(CHARS) * p.num_styles)
+        where = slice(p.first_token, p.first_token + len(own))
+        part[where], char[where], style[where] = number, own // p.num_styles, own % p.num_styles
+    own = np.arange(FIRST_COLORLESS - FIRST_COLORED)
+    said[FIRST_COLORED:FIRST_COLORLESS], color[FIRST_COLORED:FIRST_COLORLESS] = own % NUM_MESSAGES, own // NUM_MESSAGES
+    said[FIRST_COLORLESS:LENGTH] = np.arange(NUM_MESSAGES)
+    step[LENGTH:FIRST_BACKGROUND] = np.arange(NUM_STEPS)
+    background[FIRST_BACKGROUND:] = np.arange(CODEBOOK_SIZE - FIRST_BACKGROUND)
+    return Names(char, part, style, said, color, step, background)
 
 
-TEXT = text_attributes()
+NAMES = _name_tokens()
 # A line is spelt in the first row of its glyphs, the left column of display type; the other parts follow from them.
-SPELLS = np.asarray([p.row == 0 and p.column == 0 for p in PARTS])[TEXT.part]
+SPELLS = np.asarray([p.row == 0 and p.column == 0 for p in PARTS])[NAMES.part[:NUM_TEXT_TOKENS]]

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from designs import load_words, random_content, random_grid, text_wall, typeset
 from diffusers import AutoencoderKL
-from renderer import CELL, PALETTE, Design, Shape, draw, draw_background
+from renderer import CELL, Design, Shape, draw, draw_background
 from torch import nn
 from training import DEVICE, RUNS, Run, autocast
+from type_tokens import PALETTE
 
 CONFIG = {
     "block_out_channels": (16, 32, 64, 128),

@@ -1,7 +1,7 @@
 """Turn a packed checkpoint back into weights that training can begin with: runs/warm_prior.pt and so on.
 
-For another machine than the one that trained it. The tables were merged on saving; here what the variants of a
-character share is taken out again as their mean, and the rest stays in the row of each token.
+For another machine than the one that trained it. The tables were merged on saving; here what tokens share is taken
+out again as their mean.
 """
 
 import argparse
@@ -17,23 +17,37 @@ from prior import CodeTable, Prior
 from safetensors.torch import load_file
 from tokenizer import CellEncoder
 from training import CODEBOOK, RUNS
-from type_tokens import NUM_TEXT_TOKENS
+from type_tokens import (
+    CODEBOOK_SIZE,
+    COLORS,
+    FIRST_BACKGROUND,
+    FIRST_COLORED,
+    FIRST_COLORLESS,
+    LENGTH,
+    NUM_MESSAGES,
+    NUM_TEXT_TOKENS,
+)
 
 
 @torch.no_grad()
 def split_table(table: CodeTable, merged: torch.Tensor) -> None:
     """Fill a table's parts so that they add up to `merged`, (vision vocabulary, hidden)."""
-    for parameter in table.parameters():
+    merged = merged.clone()
+    table.special.copy_(merged[CODEBOOK_SIZE:])
+    table.color.zero_()
+    table.background.copy_(merged[FIRST_BACKGROUND:CODEBOOK_SIZE])
+    table.step.copy_(merged[LENGTH:FIRST_BACKGROUND])
+    bare = merged[FIRST_COLORLESS:LENGTH]
+    colored = merged[FIRST_COLORED:FIRST_COLORLESS].view(len(COLORS), NUM_MESSAGES, -1)
+    table.message.copy_((colored - table.background[: len(COLORS), None]).mean(0))
+    table.colorless.copy_((bare - table.message).mean(0, keepdim=True))
+    text = merged[:NUM_TEXT_TOKENS]
+    for name in ("char", "part", "style"):
+        of, parameter = getattr(table, f"{name}_of")[:NUM_TEXT_TOKENS], getattr(table, name)
         parameter.zero_()
-    table.char.index_add_(0, table.char_of, merged[:NUM_TEXT_TOKENS])
-    table.char /= table.char_of.bincount()[:, None]
-    left = merged - table.merged()
-    for part, of in ((table.part, table.part_of), (table.style, table.style_of), (table.ink, table.ink_of)):
-        named = of >= 0
-        part.index_add_(0, of[named], left[:NUM_TEXT_TOKENS][named])
-        part /= of[named].bincount(minlength=len(part)).clamp(min=1)[:, None]
-        left = merged - table.merged()
-    table.rest.copy_(left)
+        parameter.index_add_(0, of, text)
+        parameter /= of.bincount(minlength=len(parameter)).clamp(min=1)[:, None]
+        text = text - parameter[of]
 
 
 @torch.no_grad()
@@ -64,10 +78,11 @@ def decoder_of(folder: Path, centres) -> Decoder:
     glyphs = load_file(folder / "text_encoder/model.safetensors")
     decoder.glyphs.load_state_dict({k: v.float() for k, v in glyphs.items()}, strict=False)
     table, embedding = decoder.dit.prior_token_embedding.weight, decoder.embedding
-    for parameter in embedding.parameters():
-        parameter.zero_()
-    embedding.rest.copy_(table[:NUM_TEXT_TOKENS])
-    embedding.background.copy_(table[-len(embedding.background) :])
+    embedding.glyph.copy_(table[:NUM_TEXT_TOKENS])
+    embedding.color.zero_()
+    embedding.background.copy_(table[FIRST_BACKGROUND:CODEBOOK_SIZE])
+    embedding.unknown.copy_(table[LENGTH : LENGTH + 1])
+    embedding.ink.copy_(table[FIRST_COLORLESS : FIRST_COLORLESS + len(COLORS)] - embedding.unknown)
     return decoder
 
 
