@@ -43,6 +43,7 @@ from type_tokens import (
     STYLES,
 )
 
+FIRST_CELL = 12.0
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 # kind: sequence length, batch size, share of the steps
 KINDS = {
@@ -255,7 +256,7 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     placed = in_plan & (said >= len(COLORS)) & (ids < CODEBOOK_SIZE)
     weights[placed] = 3.0
     weights[~sequence.is_target] = 0
-    weights[start] = 4.0  # the first cell alone decides colour and ink
+    weights[start] = FIRST_CELL  # it alone decides colour and ink
     return weights
 
 
@@ -351,7 +352,7 @@ def validate(prior, samples: Samples, num_batches: int = 2) -> dict[str, float]:
             spelt = is_text & spells[targets.clamp(max=NUM_TEXT_TOKENS - 1)]
             step = (targets >= LENGTH) & (targets < FIRST_BACKGROUND)
             place = (weights == 3.0) & (said[targets.clamp(max=CODEBOOK_SIZE - 1)] >= len(COLORS))
-            first = weights == 4.0
+            first = weights == FIRST_CELL
             groups = {
                 "first": first,
                 "length": step & (targets < LENGTH + 24),

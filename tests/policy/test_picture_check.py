@@ -30,6 +30,12 @@ def test_the_threshold_decides(score, threshold, flagged):
     assert (checker.num_checked, checker.num_flagged) == (1, int(flagged))
 
 
+def test_what_is_loaded_ahead_counts_as_no_picture():
+    checker = PictureChecker(0.5, Fixed(1.0))
+    checker.load()
+    assert (checker.num_checked, checker.num_flagged) == (0, 0)
+
+
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 1.01])
 def test_a_senseless_threshold_is_refused(threshold):
     with pytest.raises(InvalidSettings, match="threshold"):

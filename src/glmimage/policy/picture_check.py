@@ -46,6 +46,10 @@ class PictureChecker:
         self.num_checked = self.num_flagged = 0
         self._classifier: Classifier = classifier or OpenNsfw()
 
+    def load(self) -> None:
+        """Make the first picture wait for nothing; counts as none."""
+        self._classifier.score(Image.new("RGB", (64, 64)))
+
     def check(self, image: Image.Image) -> Verdict:
         """Judge one finished picture."""
         score = self._classifier.score(image)

@@ -14,8 +14,6 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
-from PIL import Image
-
 from ..config import Settings
 from ..jobs.records import Stage
 from ..policy.picture_check import PictureChecker
@@ -87,10 +85,9 @@ class Worker:
 
         paints = "decode" in profile.stages
         self.painter = Painter(Engine(stages, paints=paints), link, paints=paints)
-        link.checker.check(Image.new("RGB", (64, 64)))  # loaded now, and not with a first picture
+        link.checker.load()  # now, and not with a first picture
         # one of its own: the painting thread's must not be used by two at once
         link.prompt_encoder = stages.checkpoint.load_prompt()
-        link.checker.num_checked = link.checker.num_flagged = 0
         link.report.gpu_memory = partial(gpu_memory, stages.device)
         link.start_claiming(revision, info)
 
