@@ -13,13 +13,15 @@ import argparse
 import json
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import renderer
 from designs import contrasting_ink, load_words, random_word
 from PIL import Image
-from renderer import PALETTE, Design, Line, draw, glyph_mask
+from renderer import Design, Line, draw, glyph_mask
+from type_tokens import PALETTE
 
 HERE = Path(__file__).parent
 STYLE, FONT = "lobster", ("LobsterTwo-BoldItalic.otf", 54)
@@ -59,16 +61,13 @@ def random_page(rng: random.Random, words: list[str]) -> tuple[Design, str]:
         texts = [random_line(rng, words, 14)]
         rows, indents = [rng.choice([1, 7, 13])], [(16 - len(texts[0])) // 2]
         caption = ONE_LINE.format(h=rng.choice(HEADS).format(t=texts[0]), c=color)
-    lines = tuple(
-        Line(text, row, indent, STYLE, ink=ink) for text, row, indent in zip(texts, rows, indents, strict=True)
-    )
-    return Design(16, 16, PALETTE[color], PALETTE[color], lines), caption
+    lines = tuple(Line(text, row, indent, STYLE) for text, row, indent in zip(texts, rows, indents, strict=True))
+    return Design(16, 16, PALETTE[color], PALETTE[color], lines, ink=ink), caption
 
 
 def in_style(design: Design, style: str) -> Design:
     """Return the design with all its lines in another style."""
-    lines = (Line(line.text, line.row, line.column, style, line.size, line.ink) for line in design.lines)
-    return Design(design.num_rows, design.num_columns, design.top_color, design.bottom_color, tuple(lines))
+    return replace(design, lines=tuple(replace(line, style=style) for line in design.lines))
 
 
 def make_folder(folder: Path, num_pictures: int, twins: bool) -> None:
@@ -166,8 +165,9 @@ def drawn_truth(cases, style: str) -> list[np.ndarray]:
     pictures = []
     for number, (_, text, _) in enumerate(cases):
         color = COLORS[number % len(COLORS)]
-        line = Line(text, 7, (16 - len(text)) // 2, style, ink=contrasting_ink(color))
-        pictures.append(draw(Design(16, 16, PALETTE[color], PALETTE[color], (line,))))
+        line = Line(text, 7, (16 - len(text)) // 2, style)
+        ink = contrasting_ink(color)
+        pictures.append(draw(Design(16, 16, PALETTE[color], PALETTE[color], (line,), ink=ink)))
     return pictures
 
 

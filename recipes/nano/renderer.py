@@ -111,7 +111,8 @@ def find_font(file_name: str) -> Path:
 def glyph_mask(char: str, size: str, style: str) -> np.ndarray:
     """Return the coverage of one glyph, uint8, whole cells of 32 px; wide glyphs are squeezed."""
     rows, columns = GLYPH_CELLS[size]
-    style = STYLES_OF[size][STYLES.index(style) % len(STYLES_OF[size])]
+    if style in STYLES:
+        style = STYLES_OF[size][STYLES.index(style) % len(STYLES_OF[size])]
     file_name, font_size = SMALL_FONT if size == "small" else FONTS[style]
     font = ImageFont.truetype(str(find_font(file_name)), DISPLAY_SIZE if size == "display" else font_size)
     height, width = rows * CELL, columns * CELL
