@@ -40,7 +40,7 @@ class Service:
             "GLMIMAGE_WEBHOOK_HOSTS": "127.0.0.1",
             "OMP_NUM_THREADS": "1",
         }
-        self.log = folder / "serve.log"
+        self.log = folder / f"serve-{len(list(folder.glob('serve-*.log')))}.log"
         self.process = subprocess.Popen(
             [*SERVE, *options],
             env=self.environment,
@@ -133,11 +133,11 @@ def service(tmp_path_factory, tiny_dir):
 
 @pytest.fixture
 def start_service(tmp_path, tiny_dir):
-    """Return a function that starts services of a test's own, one after the other."""
+    """Return a function that starts services of a test's own, all on one data folder."""
     started = []
 
-    def start(**options):
-        started.append(Service(tmp_path, tiny_dir, **options))
+    def start(*options, **process_options):
+        started.append(Service(tmp_path, tiny_dir, *options, **process_options))
         return started[-1]
 
     yield start

@@ -9,12 +9,18 @@ import pytest
 JAVASCRIPT = Path(__file__).parent / "javascript"
 
 
-@pytest.mark.parametrize("name", ["client", "server_proxy", "old_client"])
+@pytest.mark.parametrize("name", ["client", "server_proxy", "next_proxy", "old_client"])
 def test_under_exec(service, node_modules, name):
     environment = {**service.environment, "SERVER": f"https://{service.target.address}"}
     printed = service.execute(
         "node", "--test", f"{name}.test.mjs", cwd=JAVASCRIPT, env=environment, timeout=600
     )
+    assert "fail 0" in printed
+
+
+def test_a_start_that_comes_too_late(service, node_modules):
+    with service.paused():
+        printed = service.execute("node", "--test", "late_start.test.mjs", cwd=JAVASCRIPT)
     assert "fail 0" in printed
 
 

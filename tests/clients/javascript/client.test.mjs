@@ -14,6 +14,29 @@ test("run", async () => {
   await checkPicture(data.images[0]);
 });
 
+test("run and submit with GET: the input is in the address", async () => {
+  const input = { ...QUICK, seed: 25, num_images: 2, output_format: "png", sync_mode: false };
+  const ran = await fal.run(APP, { input, method: "get" });
+  assert.equal(ran.data.seed, 25);
+  assert.equal(ran.data.prompt, QUICK.prompt);
+  assert.equal(ran.data.images.length, 2);
+  await checkPicture(ran.data.images[1]);
+
+  const image_urls = [await fal.storage.upload(PHOTO)];
+  const edit = { ...QUICK, seed: 26, image_urls };
+  const { request_id: requestId } = await fal.queue.submit(EDIT, { input: edit, method: "get" });
+  while ((await fal.queue.status(EDIT, { requestId })).status !== "COMPLETED");
+  const { data } = await fal.queue.result(EDIT, { requestId });
+  assert.equal(data.seed, 26);
+  await checkPicture(data.images[0]);
+
+  const wrong = { ...QUICK, num_images: 9 };
+  await assert.rejects(fal.run(APP, { input: wrong, method: "get" }), (error) => {
+    assert.equal(error.getFieldErrors("num_images").length, 1);
+    return true;
+  });
+});
+
 test("subscribe, polling", async () => {
   const seen = [];
   const { data } = await fal.subscribe(APP, {
