@@ -187,3 +187,9 @@ def test_every_alert_says_what_to_do():
     for rule in rules():
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert rule["annotations"].keys() == {"summary", "action"}
+
+
+def test_documents_name_alerts_that_exist():
+    named = set(re.findall(r"`(Glmimage\w+)`", (ROOT / "docs" / "policy.md").read_text("utf-8")))
+    assert named
+    assert named <= {rule["alert"] for rule in rules()}

@@ -128,7 +128,7 @@ class Server:
         options = {"data_dir": folder, "http_port": port, **options}
         self.settings = Settings(**options)
         self.policy = policy or open_policy()
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{self.settings.http_port}"
         self._loop = asyncio.new_event_loop()
         self._ready, self._stop = threading.Event(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)

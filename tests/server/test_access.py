@@ -143,12 +143,12 @@ def test_a_public_address_wins(serve):
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("GET", f"/queue/{APP}", "POST"),
+        ("PUT", f"/queue/{APP}", "GET, POST"),
         ("DELETE", f"/queue/{APP}/requests/x", "GET, HEAD"),
         ("POST", f"/queue/{APP}/requests/x/cancel", "PUT"),
         ("PATCH", "/health/live", "GET, HEAD"),
-        ("GET", "/run/" + APP, "POST"),
-        ("OPTIONS", f"/queue/{APP}", "POST"),
+        ("PATCH", f"/run/{APP}", "GET, POST"),
+        ("OPTIONS", f"/queue/{APP}", "GET, POST"),
     ],
 )
 def test_other_methods(server, method, path, allowed):

@@ -92,7 +92,7 @@ QUERIES = [
     "fal_webhook=https%3A%2F%2Fx.example%2F" + "a" * 9000,
 ]
 CALLS = [  # method, path, body, status
-    ("GET", f"/queue/{APP}", None, 405),
+    ("PATCH", f"/queue/{APP}", None, 405),
     ("PUT", f"/queue/{APP}", GOOD, 405),
     ("DELETE", f"/queue/{APP}", None, 405),
     ("GET", f"/run/{APP}/stream", None, 405),

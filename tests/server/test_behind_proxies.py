@@ -1,12 +1,15 @@
 """The snippets of docs/operations.md, as they stand, under the programs they are for."""
 
 import json
+import os
 import re
 import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -72,22 +75,14 @@ def caddy(folder, port, server, files):
     return ["caddy", "run", "--config", str(config), "--adapter", "caddyfile"]
 
 
-@pytest.fixture(params=[nginx, caddy], ids=["nginx", "caddy"])
-def front(request, serve, tmp_path):
-    """Run the server behind a proxy; return it and a client of the proxy that has the key."""
-    program = request.param.__name__
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
-    port = free_port()
-    server = serve(public_url=f"https://localhost:{port}")
-    files = prepare_tls(Settings(data_dir=tmp_path / "tls"))
-    folder = tmp_path / "proxy"
+@contextmanager
+def running(write, folder, port, server, files):
+    """Run nginx or caddy until it listens."""
     folder.mkdir()
-    command = request.param(folder, port, server.url, files)
+    command = write(folder, port, server, files)
     home = {"HOME": str(folder), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin"}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=home, stdout=log, stderr=log)
-    context = ssl.create_default_context(cafile=files.ca)
     try:
         deadline = time.monotonic() + 20
         while True:
@@ -98,18 +93,37 @@ def front(request, serve, tmp_path):
             except OSError:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-        with httpx.Client(
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def skip_without(program):
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+
+
+@pytest.fixture(params=[nginx, caddy], ids=["nginx", "caddy"])
+def front(request, serve, tmp_path):
+    """Run the server behind a proxy; return it and a client of the proxy that has the key."""
+    skip_without(request.param.__name__)
+    port = free_port()
+    server = serve(public_url=f"https://localhost:{port}")
+    files = prepare_tls(Settings(data_dir=tmp_path / "tls"))
+    context = ssl.create_default_context(cafile=files.ca)
+    with (
+        running(request.param, tmp_path / "proxy", port, server.url, files),
+        httpx.Client(
             base_url=f"https://localhost:{port}",
             headers={"authorization": f"Key {server.key}"},
             verify=context,
             trust_env=False,
             timeout=20,
-        ) as client:
-            client.context = context
-            yield server, client
-    finally:
-        process.terminate()
-        process.wait(20)
+        ) as client,
+    ):
+        client.context = context
+        yield server, client
 
 
 def test_every_surface_through_a_proxy(front):
@@ -143,6 +157,46 @@ def test_events_are_not_held_back_and_who_hangs_up_cancels(front):
         request_id = response.headers["x-fal-request-id"]
     job = server.until(lambda: ended(server, request_id))
     assert job.state == "cancelled"
+
+
+SUBSCRIBE = """
+import fal_client
+body = {"prompt": "a square", "image_size": "square", "seed": 5}
+print(fal_client.subscribe("fal-ai/glm-image", body)["seed"])
+"""
+
+
+def test_who_finds_nobody_behind_nginx_asks_again(request, tmp_path):
+    """The unmodified client meets nginx's own 502 page until the server is back."""
+    skip_without("nginx")
+    start = type(request.getfixturevalue("server"))
+    port = free_port()
+    options = {"http_port": free_port(), "public_url": f"https://localhost:{port}"}
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with start(folder, **options) as server:
+        key = server.key
+    files = prepare_tls(Settings(data_dir=tmp_path / "tls"))
+    proxy = tmp_path / "proxy"
+    with running(nginx, proxy, port, server.url, files):
+        environment = {
+            **{name: value for name, value in os.environ.items() if "proxy" not in name.lower()},
+            "FAL_KEY": key,
+            "FAL_RUN_HOST": f"localhost:{port}/run",
+            "FAL_QUEUE_RUN_HOST": f"localhost:{port}/queue",
+            "SSL_CERT_FILE": str(files.ca),
+        }
+        client = subprocess.Popen(
+            [sys.executable, "-c", SUBSCRIBE], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            server.until(lambda: "Connection refused" in (proxy / "errors").read_text())
+            assert client.poll() is None
+            with start(folder, **options):
+                printed, _ = client.communicate(timeout=60)
+        finally:
+            client.kill()
+        assert (client.returncode, printed) == (0, "5\n")
 
 
 def ended(server, request_id):

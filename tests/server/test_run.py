@@ -80,6 +80,7 @@ def test_start_deadline_of_a_run(paused):
     answer = paused.http.post(RUN, json=BODY, headers={"X-Fal-Request-Timeout": "0.2"})
     assert answer.status_code == 504
     assert answer.headers["x-fal-request-timeout-type"] == "user"
+    assert answer.headers["x-fal-request-id"]
     assert answer.json()["error_type"] == "request_timeout"
 
 

@@ -110,14 +110,6 @@ def error_headers(status: int, body: Mapping[str, Any]) -> dict[str, str]:
     return headers
 
 
-def error_summary(status: int, body: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Return (`error`, `error_type`) as a COMPLETED status shows them."""
-    detail, kind = body.get("detail"), body.get("error_type")
-    if isinstance(detail, list) and detail:
-        return f"Invalid status code: {status}", str(detail[0].get("type"))
-    return str(detail or f"Invalid status code: {status}"), kind if isinstance(kind, str) else None
-
-
 def content_policy_violation(message: str, field: str = "prompt") -> ModelError:
     """Refuse a prompt or picture; never retried by a client that follows fal's guide."""
     return ModelError([detail_item("content_policy_violation", message, ("body", field))])
