@@ -22,6 +22,7 @@ from glmimage.server.serving import find_serving
 ROOT = Path(__file__).parents[2]
 JAVASCRIPT = Path(__file__).parent / "javascript"
 SERVE = [sys.executable, "-m", "glmimage", "serve", "--http-port", "0", "--https-port", "0"]
+EXECUTE = [sys.executable, "-m", "glmimage", "exec", "--"]
 START_WITHIN_S = 240  # loading torch, on a machine that is busy with other tests
 
 
@@ -108,11 +109,27 @@ class Service:
         finally:
             self.process.kill()
 
+    def same_addresses(self):
+        """Return the options of `serve` that make another one listen where this one did."""
+        ports = [address.rpartition(":")[2] for address in (self.serving.http, self.serving.https)]
+        return ["--http-port", ports[0], "--https-port", ports[1]]
+
+    def begin(self, *command):
+        """Start a command under `glmimage exec`; return its process."""
+        return subprocess.Popen(
+            [*EXECUTE, *map(str, command)],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def execute(self, *command, **options):
         """Run a command under `glmimage exec`; return what it printed."""
         options = {"timeout": 300, "cwd": ROOT, "env": self.environment} | options
         done = subprocess.run(
-            [sys.executable, "-m", "glmimage", "exec", "--", *map(str, command)],
+            [*EXECUTE, *map(str, command)],
             capture_output=True,
             text=True,
             check=False,

@@ -23,7 +23,7 @@ from ..errors import InvalidSettings
 from ..files import open_file_store
 from ..jobs import JobStore
 from .guard import policy_from_settings
-from .serving import Serving, make_data_folder, make_first_key, reachable
+from .serving import Serving, find_serving, make_data_folder, make_first_key, reachable
 from .supervisor import WorkerRefused, WorkerSupervisor
 from .tls import prepare_tls
 
@@ -96,8 +96,9 @@ async def _serve(
         app = await stack.enter_async_context(_application(settings, store))
         await stack.enter_async_context(_listening(app, http, None))
         await stack.enter_async_context(_listening(app, https, context.context))
+        former = find_serving(settings.data_dir)
         serving.save(settings.data_dir)
-        stack.callback(serving.remove, settings.data_dir)
+        stack.callback(serving.remove, settings.data_dir, former)
         tell.started(Started(settings, serving, new_key))
         tasks = [asyncio.create_task(supervisor.run()) for supervisor in supervisors]
         side_tasks = [asyncio.create_task(context.renew_in_time())]

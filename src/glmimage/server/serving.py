@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..jobs import JobStore
 
 FIRST_KEY_NAME = "first"
+_ANSWER_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,26 @@ class Serving:
     def save(self, data_dir: Path) -> None:
         replace_file(_address_file(data_dir), json.dumps(asdict(self)).encode())
 
-    def remove(self, data_dir: Path) -> None:
-        """Take the file away, unless another server has written its own."""
-        if find_serving(data_dir) == self:
+    def remove(self, data_dir: Path, former: Serving | None = None) -> None:
+        """Take the file away, unless another server has written its own.
+
+        former: what it said before; put back when that server still listens.
+        """
+        if find_serving(data_dir) != self:
+            return
+        if former is not None and former.http != self.http and former.listens():
+            former.save(data_dir)
+        else:
             _address_file(data_dir).unlink(missing_ok=True)
+
+    def listens(self) -> bool:
+        """Say whether anybody takes connections at the http address."""
+        host, _, port = self.http.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+        except (OSError, ValueError):
+            return False
+        return True
 
 
 def make_data_folder(data_dir: Path) -> None:
