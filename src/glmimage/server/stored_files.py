@@ -6,7 +6,7 @@ import time
 
 from ..jobs import JobStore
 
-KINDS = ("output", "upload", "reference")
+KINDS = ("output", "upload", "reference", "preview")
 
 
 class StoredFiles:

@@ -1,4 +1,4 @@
-"""Every metric of the service; docs/metrics.md is made from this table.
+"""Every metric of the service; the table of docs/operations.md is made from it.
 
 Nothing else can be counted. A metric's origin is one of
 
@@ -146,7 +146,7 @@ METRICS = (
     Metric(*("glmimage_files", "gauge", "deployment"), "Stored files", ("kind",)),
     Metric(
         *("glmimage_file_bytes", "gauge", "deployment"),
-        "Their size: output, upload, reference; read once a minute",
+        "Their size: output, upload, reference, preview; read once a minute",
         ("kind",),
     ),
     Metric(

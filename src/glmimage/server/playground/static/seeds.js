@@ -26,9 +26,9 @@ export function seedFault(text) {
 
 /** Write an input as JSON, its seed as the whole number it is. */
 export function inputToJson(input, indent) {
-  const mark = "@seed@"; // quotes in a prompt are escaped, so this cannot be found in one
-  const marked = "seed" in input ? { ...input, seed: mark } : input;
-  return JSON.stringify(marked, null, indent).replace(`"${mark}"`, input.seed);
+  if (!("seed" in input)) return JSON.stringify(input, null, indent);
+  const written = JSON.stringify({ ...input, seed: String(input.seed) }, null, indent);
+  return written.replace(/"seed": ?"(\d+)"/, (found, digits) => found.replace(`"${digits}"`, digits)); // in a prompt, \"seed\"
 }
 
 /** Read a result, its seed as exact text. */

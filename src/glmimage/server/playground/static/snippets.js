@@ -37,6 +37,7 @@ for image in result["images"]:
 export function javascript(endpoint, input) {
   const body = inputToJson(shown(input), 2)
     .replace(/^( *)"(\w+)":/gm, "$1$2:")
+    .replace(/^( *seed: )(\d+)/m, (found, name, digits) => (Number.isSafeInteger(Number(digits)) ? found : `${name}"${digits}"`))
     .replaceAll("\n", "\n  ");
   return `// npm install @fal-ai/client; run it with: glmimage exec -- node picture.mjs
 import { fal } from "@fal-ai/client";
