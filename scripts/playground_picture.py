@@ -30,6 +30,7 @@ LOADED = (
     "() => { const one = document.querySelector('.finished img');"
     " return one && one.complete && one.naturalWidth }"
 )
+TO_THE_TOP = "document.querySelectorAll('.composer, .composer *').forEach(one => one.scrollTop = 0)"
 
 
 def main() -> int:
@@ -96,6 +97,8 @@ def paint(page: Page) -> float:
     page.click("button[type=submit]")
     page.wait_for_function(LOADED)
     page.wait_for_selector(".past img")
+    page.evaluate(TO_THE_TOP)
+    page.mouse.move(0, 0)
     page.wait_for_timeout(1000)  # what fades in is there
     shown = page.locator(".timings").inner_text()
     (seconds,) = re.findall(r"In all\s+([\d.]+) s", shown)
