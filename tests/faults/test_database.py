@@ -107,9 +107,10 @@ def test_a_parted_worker_loses_its_job_and_spoils_nothing(
     assert job.fence == 3
     # the parted one has painted on, and would store its picture
     until(lambda: "cannot be used" in service.logs())
+    # written before the parted one is back: it would take the prior itself
+    others = [service.submit_written(written) for _ in range(2)]
     proxy.restore()
     until(lambda: "lease" in service.logs(), parted.is_alive)
-    others = [service.submit_written(written) for _ in range(2)]
     for other in others:
         service.wait(other)
         check_ended_once(service, other, expected(7))

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from glmimage.errors import CheckpointInvalid
@@ -46,6 +47,18 @@ def pictures(sizes):
     return [Image.fromarray(c).resize(s, Image.BICUBIC) for c, s in zip(coarse, sizes, strict=True)]
 
 
+def assert_same_codes(tokenizer, features, found, expected):
+    """Fail unless two codings agree; between codes equally near, to 1e-5, rounding decides."""
+    rows = torch.cat([feature.flatten(1).T for feature in features])
+    latents = F.normalize(
+        F.linear(rows, tokenizer.quant_conv.weight.flatten(1), tokenizer.quant_conv.bias), dim=-1
+    )
+    codes = F.normalize(tokenizer.codebook.weight, dim=-1)
+    cosines = [(latents * codes[ids]).sum(-1) for ids in (found, expected)]
+    assert (cosines[0] - cosines[1]).abs().max() < 1e-5
+    assert (found == expected).float().mean() > 0.99
+
+
 def test_the_same_tokens_as_the_reference(reference, encoder, tokenizer):
     prompts = PromptEncoder(reference.processor)
     for name, sizes in SIZES.items():
@@ -57,7 +70,7 @@ def test_the_same_tokens_as_the_reference(reference, encoder, tokenizer):
         expected = encoder.model.get_image_tokens(features)
         found = tokenizer(inputs.pixel_values, grids)
         assert [len(ids) for ids in found] == [h * w for h, w in inputs.source_grids], name
-        assert torch.equal(torch.cat(found), expected), name
+        assert_same_codes(tokenizer, features, torch.cat(found), expected)
         assert len(expected.unique()) > 40, name
 
         patches = inputs.pixel_values.split(grids.prod(-1).tolist())
