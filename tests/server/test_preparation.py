@@ -125,7 +125,9 @@ def test_own_files_that_are_not_there(server):
 
 
 def test_a_hidden_file_of_another_key_is_not_there(server):
-    made = server.http.post(f"/run/{APP}", json=BODY).json()["images"][0]["url"]
+    text, _ = server.call(server.store.create_key("another"))
+    other = {"authorization": f"Key {text}"}
+    made = server.http.post(f"/run/{APP}", json=BODY, headers=other).json()["images"][0]["url"]
     file_id = made.split("/")[-2]
     server.call(server.store.set_file_acl(file_id, {"default": "hide", "rules": []}, None))
     assert refusal(edit(server, made))["type"] == "file_download_error"

@@ -236,6 +236,6 @@ def test_a_job_is_painted_with_the_adapters_it_names(service, engine_pictures, a
 def test_adapters_that_are_gone_by_now_fail_the_job(service):
     job = service.wait(service.submit(input={"loras": [{"path": "gone", "scale": 1.0}]}))
     assert (job.state, job.status) == ("failed", 422)
-    (detail,) = job.error["detail"]
+    (detail,) = job.result["detail"]
     assert detail["loc"] == ["body", "loras"]
     assert "There is no adapter 'gone'; known are: both, painted, written" in detail["msg"]
