@@ -89,7 +89,8 @@ class Service:
             self.process.kill()
 
 
-@pytest.fixture(scope="session")
+# Playwright keeps an event loop running in this thread until it is stopped; the tests that follow want their own.
+@pytest.fixture(scope="package")
 def chromium():
     """Start the browser once, or skip."""
     if CHROMIUM is None:
@@ -101,7 +102,7 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(chromium, tmp_path_factory, tiny_dir):
     model = os.environ.get("GLMIMAGE_BROWSER_MODEL") or tiny_dir
     running = Service(tmp_path_factory.mktemp("browser"), model)

@@ -198,10 +198,12 @@ def _run_paths(endpoint: str, name: str) -> dict[str, Any]:
 
 
 def _query_parameters(endpoint: str) -> list[dict[str, Any]]:
-    """Return the input's fields as parameters of an address; of sizes only the presets."""
+    """Return the input's fields as parameters of an address: of sizes only the presets, no objects."""
     schema = INPUTS[endpoint].model_json_schema()
     found = []
     for name, described in schema["properties"].items():
+        if name == "loras":
+            continue
         field = _older_dialect(described)
         if name == "image_size":
             field = {"type": "string", "enum": list(SIZE_PRESETS), "default": "square_hd"}
