@@ -89,7 +89,8 @@ class Service:
             self.process.kill()
 
 
-# Playwright keeps an event loop running in this thread until it is stopped; the tests that follow want their own.
+# Playwright keeps an event loop running in this thread until it is stopped: not past these tests,
+# since those that follow want loops of their own.
 @pytest.fixture(scope="package")
 def chromium():
     """Start the browser once, or skip."""

@@ -198,7 +198,7 @@ def _run_paths(endpoint: str, name: str) -> dict[str, Any]:
 
 
 def _query_parameters(endpoint: str) -> list[dict[str, Any]]:
-    """Return the input's fields as parameters of an address: of sizes only the presets, no objects."""
+    """Return the input's fields as an address's parameters: of sizes the presets, no objects."""
     schema = INPUTS[endpoint].model_json_schema()
     found = []
     for name, described in schema["properties"].items():
