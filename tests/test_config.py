@@ -42,6 +42,8 @@ def test_the_environment_is_read_and_an_option_wins(monkeypatch, tmp_path):
         ("GLMIMAGE_DEVCE", "cuda", "GLMIMAGE_DEVICE"),
         ("GLMIMAGE_HTTP_PORT", "70000", "less than or equal to 65535"),
         ("GLMIMAGE_PUBLIC_URL", "pictures.example.org", "https://"),
+        ("GLMIMAGE_FILES_ACCESS", "bucket", "GLMIMAGE_FILES_URL=s3://"),
+        ("GLMIMAGE_FILES_ACCESS", "straight", "'gateway' or 'bucket'"),
     ],
 )
 def test_a_wrong_variable_is_named(monkeypatch, variable, value, says):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .errors import InvalidSettings
@@ -67,6 +67,11 @@ class Settings(BaseSettings):
     )
     files_url: str | None = Field(
         None, description="s3://BUCKET/PREFIX, or a folder; by default `files` in data_dir"
+    )
+    files_access: Literal["gateway", "bucket"] = Field(
+        "gateway",
+        description="how clients reach files in a bucket: through the server, or straight, at "
+        "addresses that are signed for minutes",
     )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 is every one")
     http_port: int = Field(8000, ge=0, le=65535, description="0 takes any free one")
@@ -254,6 +259,13 @@ class Settings(BaseSettings):
             return ",".join(sorted(parse_fast(value)))
         except InvalidSettings as error:
             raise ValueError(f"{str(error).rstrip('.')}; {error.hint.rstrip('.')}") from None
+
+    @field_validator("files_access")
+    @classmethod
+    def _only_a_bucket_is_reached_straight(cls, value: str, info: ValidationInfo) -> str:
+        if value == "bucket" and not (info.data.get("files_url") or "").startswith("s3://"):
+            raise ValueError("it needs a bucket: set GLMIMAGE_FILES_URL=s3://BUCKET/PREFIX")
+        return value
 
     @field_validator("data_dir", "lora_dir")
     @classmethod

@@ -1,10 +1,12 @@
 """The bucket: what fails on a network."""
 
 import socket
+from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 
-from glmimage.files import StorageUnavailable, open_file_store
+from glmimage.files import SigningStore, StorageUnavailable, open_file_store
 from glmimage.files import s3 as module
 
 from .conftest import CREDENTIALS
@@ -51,6 +53,46 @@ async def test_an_upload_in_parts_that_breaks_is_aborted(bucket, s3_address):
     client = boto3.client("s3", endpoint_url=s3_address, region_name="us-east-1")
     name = bucket.split("/")[2]
     assert not client.list_multipart_uploads(Bucket=name).get("Uploads")
+
+
+@pytest.mark.parametrize(
+    ("options", "origin", "path"),
+    [
+        ("region=eu-west-1", "https://s3.eu-west-1.amazonaws.com", "/pictures/x/a/b.png"),
+        (
+            "region=eu-west-1&path_style=false",
+            "https://pictures.s3.eu-west-1.amazonaws.com",
+            "/x/a/b.png",
+        ),
+        ("endpoint=http://minio:9000", "http://minio:9000", "/pictures/x/a/b.png"),
+        (
+            "endpoint=http://minio:9000&public_endpoint=https://files.example.org",
+            "https://files.example.org",
+            "/pictures/x/a/b.png",
+        ),
+    ],
+)
+async def test_addresses_lead_to_where_clients_reach_the_bucket(credentials, options, origin, path):
+    store = open_file_store(f"s3://pictures/x?{options}")
+    assert isinstance(store, SigningStore)
+    parts = urlsplit(await store.sign("GET", "a/b.png", 0.1))
+    assert (f"{parts.scheme}://{parts.netloc}", parts.path) == (origin, path)
+    assert store.origin == origin
+    assert parse_qs(parts.query)["X-Amz-Expires"] == ["1"]
+
+
+async def test_the_bucket_knows_type_and_name(bucket):
+    async def chunks():
+        yield b"x" * 3
+
+    store = open_file_store(bucket)
+    for content in (b"xxx", chunks()):
+        await store.put("a.png", content, content_type="image/png", name="ä b.png")
+        info = await store.info("a.png")
+        assert (info.size, info.content_type) == (3, "image/png")
+        got = httpx.get(await store.sign("GET", "a.png", 60))
+        assert got.headers["content-type"] == "image/png"
+        assert got.headers["content-disposition"] == "inline; filename*=UTF-8''%C3%A4%20b.png"
 
 
 async def test_the_prefix_is_kept_out_of_the_paths(bucket, s3_address):

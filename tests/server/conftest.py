@@ -210,7 +210,7 @@ class Server:
 
     async def _serve(self):
         self.store = await JobStore.open(f"sqlite:///{self.settings.data_dir / 'jobs.sqlite3'}")
-        self.files = open_file_store(self.settings.data_dir / "files")
+        self.files = open_file_store(self.settings.files_address)
         self.key, self.key_record = await self.store.create_key("tests")
         self.app = build_app(self.settings, self.store, self.files, self.policy)
         self.services = self.app.services

@@ -29,7 +29,15 @@ class LocalFiles:
         except OSError as error:
             raise _failure(error, str(self.folder)) from None
 
-    async def put(self, path: str, content: Content, *, max_bytes: int | None = None) -> int:
+    async def put(
+        self,
+        path: str,
+        content: Content,
+        *,
+        max_bytes: int | None = None,
+        content_type: str | None = None,
+        name: str | None = None,
+    ) -> int:
         target = self._target(path)
         temporary = target.with_name(f".{secrets.token_hex(8)}{_UNFINISHED}")
         size = 0

@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from ..errors import InvalidSettings
 from .errors import FileMissing, TooManyBytes
@@ -19,11 +19,12 @@ CHUNK_BYTES = 1024 * 1024
 
 @dataclass(frozen=True)
 class FileInfo:
-    """Describe a stored file. modified: unix seconds."""
+    """Describe a stored file. modified: unix seconds; content_type: as a bucket tells it."""
 
     path: str
     size: int
     modified: float
+    content_type: str | None = None
 
 
 class FileStore(Protocol):
@@ -32,10 +33,19 @@ class FileStore(Protocol):
     All methods raise FilesError or one of its kinds, and ValueError for a path that is none.
     """
 
-    async def put(self, path: str, content: Content, *, max_bytes: int | None = None) -> int:
+    async def put(
+        self,
+        path: str,
+        content: Content,
+        *,
+        max_bytes: int | None = None,
+        content_type: str | None = None,
+        name: str | None = None,
+    ) -> int:
         """Store the content, replacing what was there, and return its size in bytes.
 
-        Raise TooManyBytes over the limit, StorageFull; what was there before then stays.
+        content_type, name: what a bucket tells those who read from it. Raise TooManyBytes over the
+        limit, StorageFull; what was there before then stays.
         """
 
     def read(self, path: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
@@ -61,6 +71,17 @@ class FileStore(Protocol):
 
     async def close(self) -> None:
         """Release connections."""
+
+
+@runtime_checkable
+class SigningStore(FileStore, Protocol):
+    """Hand out addresses at which others reach single files for a while."""
+
+    origin: str
+    """Scheme and host of these addresses."""
+
+    async def sign(self, method: Literal["GET", "PUT"], path: str, lifetime_s: float) -> str:
+        """Return an address that lets whoever knows it read the file, or store it."""
 
 
 def open_file_store(address: str | Path) -> FileStore:

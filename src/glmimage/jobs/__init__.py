@@ -2,6 +2,7 @@
 
 from .errors import LeaseLost, QueueFull, StoreOutdated, StoreUnavailable, WrongState
 from .records import (
+    AWAITED,
     ApiKey,
     Beat,
     BillingEvent,
@@ -22,6 +23,7 @@ from .records import (
 from .store import JobStore
 
 __all__ = [
+    "AWAITED",
     "ApiKey",
     "Beat",
     "BillingEvent",

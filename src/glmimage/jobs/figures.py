@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select
 
 from .database import insert_for
+from .records import AWAITED
 from .schema import counters, files, webhooks
 
 LEASE_LOSSES = "lease_losses"
@@ -34,7 +35,9 @@ def store_figures(connection: Connection) -> StoreFigures:
 def file_figures(connection: Connection) -> dict[str, tuple[int, int]]:
     """Return (number, bytes) of the stored files by kind; reads every file's row."""
     kinds = connection.execute(
-        select(files.c.kind, func.count(), func.sum(files.c.size)).group_by(files.c.kind)
+        select(files.c.kind, func.count(), func.sum(files.c.size))
+        .where(files.c.kind != AWAITED)
+        .group_by(files.c.kind)
     )
     return {kind: (number, int(size)) for kind, number, size in kinds}
 

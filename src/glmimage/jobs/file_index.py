@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, text, update
 
-from .records import Document, FileRecord
+from .records import AWAITED, Document, FileRecord
 from .schema import files
 
 _GET = select(files).where(files.c.id == bindparam("id"))
@@ -35,6 +35,24 @@ def expired_files(connection: Connection, now: float, limit: int = 500) -> list[
     """Return files whose time is over, the oldest first."""
     query = select(files).where(files.c.expires <= now).order_by(files.c.expires).limit(limit)
     return [_record(row) for row in connection.execute(query)]
+
+
+# literal, so that the planner sees that the partial index serves
+_IS_AWAITED = text(f"kind = '{AWAITED}'")
+
+
+def awaited_files(connection: Connection, before: float, limit: int = 500) -> list[FileRecord]:
+    """Return files that have been awaited since before a time, the oldest first."""
+    query = select(files).where(_IS_AWAITED, files.c.created < before)
+    rows = connection.execute(query.order_by(files.c.created).limit(limit))
+    return [_record(row) for row in rows]
+
+
+def file_arrived(connection: Connection, id: str, size: int) -> FileRecord | None:
+    """Write down that an awaited file is stored; None when nobody knows it any more."""
+    arrived = update(files).where(files.c.id == id, _IS_AWAITED).values(kind="upload", size=size)
+    connection.execute(arrived)
+    return get_file(connection, id)
 
 
 def known_paths(connection: Connection, paths: Sequence[str]) -> set[str]:

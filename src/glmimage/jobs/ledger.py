@@ -70,6 +70,14 @@ class Ledger:
         """Return files whose time is over, the oldest first."""
         return await self._db.read(file_index.expired_files, now, limit)
 
+    async def awaited_files(self, before: float, limit: int = 500) -> list[FileRecord]:
+        """Return uploads that have been awaited since before a time, the oldest first."""
+        return await self._db.read(file_index.awaited_files, before, limit)
+
+    async def file_arrived(self, id: str, size: int) -> FileRecord | None:
+        """Write down that an awaited upload is stored; None when it is forgotten."""
+        return await self._db.write(file_index.file_arrived, id, size)
+
     async def set_file_acl(self, id: str, acl: Document | None, expires: float | None) -> bool:
         """Change who may read a file and until when; False when there is none."""
         return await self._db.write(file_index.set_file_acl, id, acl, expires)

@@ -174,11 +174,15 @@ class LogEntry:
     message: str
 
 
+AWAITED = "awaited"
+"""The kind of an upload that goes straight to the bucket, until it is known to have come."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileRecord:
     """Describe a stored file.
 
-    size: bytes. kind: "output", "upload", "reference", "preview"; owner: a key.
+    size: bytes. kind: "output", "upload", "reference", "preview" or AWAITED; owner: a key.
     """
 
     id: str

@@ -277,6 +277,12 @@ files = Table(
     Column("job_id", Id),
     Index("files_job", "job_id"),
     Index("files_expires", "expires"),
+    Index(
+        "files_awaited",
+        "created",
+        sqlite_where=text("kind = 'awaited'"),
+        postgresql_where=text("kind = 'awaited'"),
+    ),
 )
 
 webhooks = Table(

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..jobs import FileRecord
+from .arrivals import find_file
 from .body import read_input
 from .fal.caller import parse_acl
 from .fal.errors import RequestError, WireError
@@ -70,7 +71,7 @@ async def _own_file(services: Services, request: Request) -> FileRecord:
         raise RequestError("bad_request", "url must be a file's URL, without a query.")
     origins = services.addresses.all_own | {origin_of(services, request)}
     file_id = own_file_id(url, origins)
-    record = None if file_id is None else await services.store.get_file(file_id)
+    record = None if file_id is None else await find_file(services, file_id)
     key = request.scope.get("api_key")
     if record is None or (key is not None and record.owner != key.id):
         raise _no_such_file()

@@ -21,6 +21,7 @@ from ..jobs import FileRecord
 from ..policy.errors import FetchFailed, PolicyError
 from ..policy.fetch import Fetched, fetch_public, read_data_uri, too_large
 from ..policy.references import check_reference
+from .arrivals import find_file
 from .fal.errors import ModelError, detail_item
 from .routing import host_name, locate
 from .services import Services
@@ -119,7 +120,7 @@ async def _resolve(
     file_id = own_file_id(url, services.addresses.all_own | {origin})
     if file_id is None:
         return None
-    record = await services.store.get_file(file_id)
+    record = await find_file(services, file_id)
     if record is None or not _may_read(record, caller_id):
         if is_fal_host(url):
             return None  # a file that fal itself keeps
@@ -184,7 +185,9 @@ async def _store(services: Services, fetched: Fetched, job_id: str, label: str) 
     file_id = str(uuid.uuid4())
     name = f"reference.{info.format}"
     path = f"references/{file_id[:2]}/{file_id}.{info.format}"
-    size = await services.files.put(path, fetched.content)
+    size = await services.files.put(
+        path, fetched.content, content_type=info.content_type, name=name
+    )
     now = time.time()
     await services.store.add_file(
         FileRecord(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..config import Settings
-from ..files import FileStore
+from ..files import FileStore, SigningStore
 from ..jobs import JobStore
 from ..policy.policy import Policy
 from ..telemetry.tracing import Tracer, open_tracer
@@ -33,10 +33,14 @@ class Services:
     signer: Signer = field(init=False, repr=False)
     stored_files: StoredFiles = field(init=False)
     tracer: Tracer = field(init=False)
+    bucket: SigningStore | None = field(init=False)
+    """Where clients read and store files without us; None when all goes through us."""
     counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
         secret, live = load_secret(self.settings), LiveJobs(self.store)
+        straight = self.settings.files_access == "bucket"
+        bucket = self.files if straight and isinstance(self.files, SigningStore) else None
         for name, part in (
             ("secret", secret),
             ("addresses", Addresses(self.settings)),
@@ -45,6 +49,7 @@ class Services:
             ("capacity", Capacity(self.settings, self.store, live)),
             ("signer", Signer(secret)),
             ("stored_files", StoredFiles(self.store)),
+            ("bucket", bucket),
             ("tracer", open_tracer(self.settings.traces_url, "glmimage-gateway")),
         ):
             object.__setattr__(self, name, part)

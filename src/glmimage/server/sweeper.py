@@ -9,8 +9,10 @@ import time
 from collections.abc import Awaitable, Callable
 
 from ..files import FilesError
-from ..jobs import StoreUnavailable
-from .fal.uploads import MULTIPART_LIFETIME_S, PARTS_FOLDER
+from ..jobs import AWAITED, StoreUnavailable
+from .arrivals import FOLDER as ARRIVALS_FOLDER
+from .arrivals import forget, incoming_path, take_in
+from .fal.uploads import MULTIPART_LIFETIME_S, PARTS_FOLDER, UPLOAD_LIFETIME_S
 from .preparation import LEASE_S as PREPARATION_LEASE_S
 from .services import Services
 
@@ -43,6 +45,7 @@ class Sweeper:
         for name, every_s, work in (
             ("order", ORDER_S, self.keep_order),
             ("expiry", EXPIRY_S, self.remove_expired),
+            ("arrivals", EXPIRY_S, self.take_in_uploads),
             ("orphans", ORPHANS_S, self.remove_orphans),
         ):
             self._tasks.append(asyncio.create_task(self._repeat(every_s, work), name=name))
@@ -68,6 +71,8 @@ class Sweeper:
             for record in records:
                 # the blob first: a row without a blob is a 404, a blob without a row an orphan
                 with contextlib.suppress(FilesError):
+                    if record.kind == AWAITED:
+                        await self._services.files.delete(incoming_path(record.id))
                     await self._services.files.delete(record.path)
                     gone.append(record.id)
             self.removed["expired"] += await store.delete_file_rows(gone)
@@ -81,6 +86,17 @@ class Sweeper:
         while count := await store.purge_history(now - settings.history_lifetime_s):
             self.removed["history"] += count
 
+    async def take_in_uploads(self) -> None:
+        """Write down what clients have stored in the bucket, and forget what has not come.
+
+        An address for an upload is over by then, and so is an upload that was begun in time.
+        """
+        before = await self._services.store.now() - 2 * UPLOAD_LIFETIME_S
+        while records := await self._services.store.awaited_files(before, BATCH):
+            for record in records:
+                if await take_in(self._services, record) is None:
+                    await forget(self._services, record)
+
     async def remove_orphans(self) -> None:
         """Delete files without a record, parts of uploads that never ended, unfinished writes.
 
@@ -92,7 +108,7 @@ class Sweeper:
         found: list[str] = []
         unknown: dict[str, float] = {}
         async for info in files.list():
-            if info.path.startswith(f"{PARTS_FOLDER}/"):
+            if info.path.startswith((f"{PARTS_FOLDER}/", f"{ARRIVALS_FOLDER}/")):
                 if info.modified < now - MULTIPART_LIFETIME_S:
                     self.removed["parts"] += await files.delete(info.path)
                 continue

@@ -166,7 +166,7 @@ class JobInHand:
             if done is None:
                 return
             record, content = done
-            await self.link.files.put(record.path, content)
+            await self._put_now(record, content)
             await self.link.store.add_file(record)
             number, total = preview.image_index + 1, self.claim.job.num_images
             await self.link.store.log(self.claim.job.id, f"picture {number}/{total}: preview")
@@ -194,7 +194,7 @@ class JobInHand:
                     lifetime_s = settings.output_lifetime_s
                     record = file_record(self.claim, picture, lifetime_s, time.time())
                     records.append(record)
-                    await self._put(record.path, picture.content)
+                    await self._put(record, picture.content)
             await self._insist(self.link.write_logs)
             result, used = self._result(pictures, records) | tokens, self._usage()
             with self.link.tracer.span("finish", job.trace_context):
@@ -269,8 +269,13 @@ class JobInHand:
         duration_s = time.monotonic() - self._started
         return Usage(self.claim.job.megapixels, self.link.settings.unit_price, duration_s)
 
-    async def _put(self, path: str, content: bytes) -> None:
-        await self._when_storage_is_there(lambda: self.link.files.put(path, content))
+    async def _put(self, record: FileRecord, content: bytes) -> None:
+        await self._when_storage_is_there(lambda: self._put_now(record, content))
+
+    async def _put_now(self, record: FileRecord, content: bytes) -> int:
+        return await self.link.files.put(
+            record.path, content, content_type=record.content_type, name=record.name
+        )
 
     async def _when_storage_is_there(self, work: Callable[[], Awaitable[T]]) -> T:
         """Repeat while files cannot be read or stored, unless told to leave the job."""

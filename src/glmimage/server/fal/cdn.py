@@ -7,14 +7,15 @@ import time
 from collections.abc import AsyncIterator
 from email.utils import formatdate
 from typing import NamedTuple
-from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from ...files import FileMissing
+from ...files import FileMissing, SigningStore
+from ...files.headers import disposition, is_shown
 from ...files.lifecycle import may_read
 from ...jobs import FileRecord
+from ..arrivals import find_file
 from ..auth import credential
 from ..body import parse_json, read_body
 from ..responses import JsonResponse
@@ -27,8 +28,9 @@ from .uploads import MULTIPART_LIFETIME_S, Upload, complete, receive, receive_pa
 MAX_AGE_S = 31_536_000
 _PARTS_BODY_BYTES = 2 * 1024 * 1024
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-# shown in the browser; anything else is offered as a download, for a page could act as the server
-_SHOWN = re.compile(r"(image/(?!svg)|audio/|video/)[\w.+-]+|text/plain(;.*)?")
+SIGNED_S = 600.0
+"""How long an address of the bucket lets read; half of it may have passed when it is used again."""
+SIGNED_PRIVATE_S = 60.0
 
 
 async def upload_file(services: Services, request: Request) -> Response:
@@ -78,7 +80,7 @@ async def complete_multipart(services: Services, request: Request) -> Response:
 
 async def read_file(services: Services, request: Request) -> Response:
     """Send a file, or the part of it that a Range names; 404 when it is over or hidden."""
-    record = await services.store.get_file(request.path_params["id"])
+    record = await find_file(services, request.path_params["id"])
     now = time.time()
     if record is None or (record.expires is not None and record.expires <= now):
         raise _no_such_file()
@@ -92,12 +94,26 @@ async def read_file(services: Services, request: Request) -> Response:
     headers["Content-Length"] = str(part.end - part.start)
     if request.method == "HEAD":
         return Response(status_code=part.status, headers=headers)
+    if services.bucket is not None and is_shown(record.content_type):
+        return await _redirect(services.bucket, record, now)
     chunks = services.files.read(record.path, part.start, part.end)
     try:  # the first chunk is read before the status is sent: a lost file is a 404
         first = await anext(chunks, b"")
     except FileMissing:
         raise _no_such_file() from None
     return StreamingResponse(_resumed(first, chunks), part.status, headers)
+
+
+async def _redirect(bucket: SigningStore, record: FileRecord, now: float) -> Response:
+    """Lead the caller to the bucket, for a while and not beyond the file's own time."""
+    lifetime_s = SIGNED_PRIVATE_S if record.acl else SIGNED_S
+    if record.expires is not None:
+        lifetime_s = min(lifetime_s, record.expires - now)
+    url = await bucket.sign("GET", record.path, lifetime_s)
+    kept = "no-store" if record.acl else f"public, max-age={int(lifetime_s / 2)}"
+    return RedirectResponse(
+        url, 307, {"Cache-Control": kept, "Cross-Origin-Resource-Policy": "cross-origin"}
+    )
 
 
 class _Part(NamedTuple):
@@ -133,11 +149,9 @@ def _wanted(request: Request, record: FileRecord, etag: str) -> _Part:
 def _headers(record: FileRecord, now: float) -> dict[str, str]:
     age = MAX_AGE_S if record.expires is None else int(min(MAX_AGE_S, record.expires - now))
     audience = "public" if not record.acl else "private"
-    shown = _SHOWN.fullmatch(record.content_type) is not None
-    disposition = "inline" if shown else "attachment"
     return {
         "Content-Type": record.content_type,
-        "Content-Disposition": f"{disposition}; filename*=UTF-8''{quote(record.name, safe='')}",
+        "Content-Disposition": disposition(record.content_type, record.name),
         "Content-Security-Policy": "default-src 'none'; sandbox",
         "X-Content-Type-Options": "nosniff",
         "Cross-Origin-Resource-Policy": "cross-origin",

@@ -11,13 +11,15 @@ from datetime import UTC, datetime, timedelta
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...jobs import AWAITED
+from ..arrivals import incoming_path
 from ..body import read_input
 from ..responses import JsonResponse
 from ..routing import Route
 from ..services import Services
 from .errors import RequestError
 from .render import file_url
-from .uploads import MULTIPART_LIFETIME_S, UPLOAD_LIFETIME_S, Upload
+from .uploads import MULTIPART_LIFETIME_S, UPLOAD_LIFETIME_S, Upload, write_down
 
 TOKEN_LIFETIME_S = 3600.0
 _STORAGE_TYPES = ("", "fal-cdn-v3", "fal-cdn", "gcs")
@@ -44,7 +46,10 @@ async def create_token(services: Services, request: Request) -> Response:
 
 
 async def initiate(services: Services, request: Request) -> Response:
-    """Answer an address that takes one file, once, from anybody who knows it."""
+    """Answer an address that takes one file from anybody who knows it: ours once, or the bucket's.
+
+    fal's Python client, which asks for "gcs", sends its key along: it is not led to the bucket.
+    """
     return await _initiate(services, request, "put", UPLOAD_LIFETIME_S)
 
 
@@ -67,15 +72,16 @@ async def _initiate(services: Services, request: Request, kind: str, lifetime_s:
     key = request.scope.get("api_key")
     owner = key.id if key is not None else None
     upload = Upload.new(request, owner, body.get("file_name"), body.get("content_type"))
-    token = services.signer.seal(kind, upload.as_token(), lifetime_s)
     base = services.addresses.files(request)
-    folder = "put" if kind == "put" else "multipart"
-    return JsonResponse(
-        {
-            "upload_url": f"{base}/files/upload/{folder}/{upload.id}?token={token}",
-            "file_url": file_url(base, upload.id, upload.name),
-        }
-    )
+    by_itself = request.query_params.get("storage_type") != "gcs"
+    if kind == "put" and by_itself and services.bucket is not None:
+        url = await services.bucket.sign("PUT", incoming_path(upload.id), lifetime_s)
+        await write_down(services, upload, 0, AWAITED)
+    else:
+        token = services.signer.seal(kind, upload.as_token(), lifetime_s)
+        folder = "put" if kind == "put" else "multipart"
+        url = f"{base}/files/upload/{folder}/{upload.id}?token={token}"
+    return JsonResponse({"upload_url": url, "file_url": file_url(base, upload.id, upload.name)})
 
 
 def _check_storage_type(request: Request) -> None:

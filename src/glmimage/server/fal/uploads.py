@@ -91,7 +91,13 @@ async def receive(services: Services, request: Request, upload: Upload) -> FileR
         raise WireError(403, {"detail": "This upload address has been used already."})
     with_limit = _check_length(request, services.settings.max_upload_bytes)
     try:
-        size = await services.files.put(upload.path, body_of(request), max_bytes=with_limit)
+        size = await services.files.put(
+            upload.path,
+            body_of(request),
+            max_bytes=with_limit,
+            content_type=upload.content_type,
+            name=upload.name,
+        )
     except FilesError as error:
         raise refused(error) from None
     return await write_down(services, upload, size)
@@ -140,7 +146,9 @@ async def complete(services: Services, upload: Upload, body: Any) -> FileRecord:
                 async for chunk in files.read(path):
                     yield chunk
 
-        size = await files.put(upload.path, joined())
+        size = await files.put(
+            upload.path, joined(), content_type=upload.content_type, name=upload.name
+        )
     except FileMissing:
         raise RequestError(
             "bad_request", "A part is missing or has another etag. Send it again."
@@ -175,7 +183,9 @@ def read_parts(body: Any) -> list[tuple[int, str]]:
     return sorted(found.items())
 
 
-async def write_down(services: Services, upload: Upload, size: int) -> FileRecord:
+async def write_down(
+    services: Services, upload: Upload, size: int, kind: str = "upload"
+) -> FileRecord:
     """Record a stored file, so that it can be read."""
     now = time.time()
     expires, acl = expiry_and_acl(upload.lifecycle, services.settings.upload_lifetime_s, now)
@@ -189,7 +199,7 @@ async def write_down(services: Services, upload: Upload, size: int) -> FileRecor
         expires=expires,
         acl=acl,
         owner=upload.owner,
-        kind="upload",
+        kind=kind,
     )
     await services.store.add_file(record)
     return record

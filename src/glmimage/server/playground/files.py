@@ -70,6 +70,8 @@ def security_policy(services: Services) -> str:
         # the addresses of files are written under it, wherever the page was opened
         parts = urlsplit(services.settings.public_url)
         hosts += f" {parts.scheme}://{parts.netloc}"
+    if services.bucket is not None:
+        hosts += f" {services.bucket.origin}"
     rules = {
         "default-src": "'none'",
         "script-src": "'self'",
