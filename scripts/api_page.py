@@ -65,8 +65,9 @@ HEADERS = {
     "the pictures",
     "X-App-Fal-Disable-Fallback": "any value: no fallback for this request",
     "X-Glmimage-Cache": "`off`: paint, also when equal pictures are stored",
-    "X-Glmimage-Preview": "`on`: a small, soft first picture as soon as its layout is written; "
-    "read under `/platform/v1/models/requests/{request_id}/previews`, kept for an hour",
+    "X-Glmimage-Preview": "`1` (or `on`) to `3`: so many previews of each picture, the first, "
+    "small and soft, as soon as its layout is written, the others in equal parts of the painting; "
+    "the newest is under `/platform/v1/models/requests/{request_id}/previews`, kept for an hour",
     "?fal_webhook=": "where the answer is posted to, signed; submit only",
     "?fal_max_queue_length=": "429 when more requests wait already; submit only",
 }
@@ -211,10 +212,12 @@ OPENAI_MEANING = {
     "output_compression": "quality of jpeg and webp, 0 to 100; by default 95. Refused for png",
     "background": "pictures are opaque; `transparent` is refused",
     "moderation": "there is one level; `enable_safety_checker: false` turns it off",
-    "input_fidelity": "references are always read in full; `low` is refused",
+    "input_fidelity": "references are always read in full, whatever is asked for",
     "stream": "events `image_generation.completed` or `image_edit.completed`, one a picture",
-    "partial_images": "0 to 3: at most one preview a picture comes as `....partial_image`, a soft "
-    "JPEG painted from the first tokens; needs `stream`",
+    "partial_images": "0 to 3, for each picture: `....partial_image`, a JPEG. The first is small "
+    "and soft, from the first tokens, for an edit from the first denoise step; the others show at "
+    "half the size what the picture is becoming, after equal parts of the steps. Needs `stream`; "
+    "none with `best_of`",
     "user": "comes back as `safety_identifier`",
     "safety_identifier": "comes back",
 }

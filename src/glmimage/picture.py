@@ -18,8 +18,9 @@ class Picture:
 
     inputs: the encoded prompt, set by `encode_prompts` and shared by the request's images.
     source_ids: the prior tokens of each reference, (h*w,) at 1/32. prior: set when it is written;
-    a picture that brings one is painted from it. timings: seconds spent on this picture; what was
-    spent on several is divided evenly.
+    a picture that brings one is painted from it. expected: where the newest denoise step saw its
+    latents end, (C, H/8, W/8). timings: seconds spent on this picture; what was spent on several is
+    divided evenly.
     """
 
     request_id: str
@@ -28,6 +29,7 @@ class Picture:
     inputs: PriorInputs | None = None
     source_ids: tuple[Tensor, ...] = ()
     prior: PriorReady | None = None
+    expected: Tensor | None = None
     timings: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("prior_s", "denoise_s", "decode_s"), 0.0)
     )

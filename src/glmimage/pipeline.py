@@ -121,7 +121,8 @@ def denoise(
 ) -> Iterator[Tensor]:
     """Yield the latents (B, C, H/8, W/8), float32, after each step.
 
-    The pictures are of one request: they share size, steps, guidance, glyphs and references.
+    The pictures are of one request: they share size, steps, guidance, glyphs and references. Each
+    is told where the step sees its latents end.
     """
     request, device, batch = pictures[0].request, stage.device, len(pictures)
     stage = stage.adapted(request.loras)
@@ -153,6 +154,10 @@ def denoise(
         if guided and stage.lossy.guides(step, num_steps):
             unguided = dit.velocity(latents, plain, times, caches[1])
             velocity = unguided + request.guidance_scale * (velocity - unguided)
+        for picture, end in zip(
+            pictures, euler_step(latents, velocity, schedule.sigmas[step], 0), strict=True
+        ):
+            picture.expected = end
         latents = euler_step(latents, velocity, *schedule.sigmas[step : step + 2])
         yield latents
 
@@ -232,6 +237,18 @@ def paint_preview(
     latents = euler_step(noise, velocity, *schedule.sigmas[:2])
     pooled = torch.nn.functional.avg_pool2d(latents, max(2, max(grid) // PREVIEW_TOKENS))
     (image,) = decode(stage, pooled)
+    return image
+
+
+@torch.inference_mode()
+def show_expected(stage: DecodeStage, picture: Picture) -> Image.Image | None:
+    """Show what a picture in the denoise loop will become, at half its size; None before it.
+
+    No pass of the decoder: only a quarter of what decoding the finished picture takes.
+    """
+    if picture.expected is None:
+        return None
+    (image,) = decode(stage, torch.nn.functional.avg_pool2d(picture.expected[None], 2))
     return image
 
 

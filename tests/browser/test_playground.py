@@ -79,7 +79,8 @@ def test_paint_and_watch(visit, service, shoot):
         shoot(page, "02-queued")
     page.wait_for_selector("img.preview")
     with standing_still(service):
-        page.wait_for_function("document.querySelector('img.preview').naturalWidth === 256")
+        # a function: what is no function is evaluated again and again, which the page's policy bars
+        page.wait_for_function("() => document.querySelector('img.preview').naturalWidth === 256")
         shoot(page, "03-preview")
     page.wait_for_selector("text=/about .* left/")
     with standing_still(service):

@@ -92,15 +92,17 @@ def test_edit_with_two_images(client):
 def test_streams(client):
     events = list(
         client.images.generate(
-            model=MODEL, prompt="A sign", size=SIZE, stream=True, partial_images=1, extra_body=FAST
+            model=MODEL, prompt="A sign", size=SIZE, stream=True, partial_images=3, extra_body=FAST
         )
     )
-    assert [event.type.partition(".")[2] for event in events] == ["partial_image", "completed"]
-    partial, completed = events
-    with opened(partial) as picture:
-        assert picture.format == "JPEG"
-        picture.load()
-    assert (partial.partial_image_index, partial.output_format) == (0, "jpeg")
+    *partials, completed = events
+    assert [event.type.partition(".")[2] for event in partials] == ["partial_image"] * 3
+    for number, partial in enumerate(partials):
+        with opened(partial) as picture:
+            assert (picture.format, picture.size) == ("JPEG", (256, 256))
+            picture.load()
+        assert (partial.partial_image_index, partial.output_format) == (number, "jpeg")
+    assert completed.type == "image_generation.completed"
     assert opened(completed).size == (512, 512)
     assert completed.usage.output_tokens == 512
     with client.images.edit(

@@ -11,6 +11,7 @@ from glmimage.jobs import FileRecord
 from glmimage.server.openai.params import auto_size_of
 
 GENERATE, EDIT = "/v1/images/generations", "/v1/images/edits"
+COLOURS = ("gray", "navy", "olive")
 BODY = {"model": "glm-image", "prompt": "a square", "size": "512x512"}
 
 
@@ -335,37 +336,46 @@ def test_previews_come_as_partial_images(held):
         known = held.worker.claimed[-1] if held.worker.claimed else None
         return known if known is not None and known.input["prompt"] == "slow preview" else None
 
-    async def preview(job):
-        content = png((256, 256), "gray")
-        await held.files.put(f"previews/{job.id}.jpg", content)
+    async def preview(job, index, number, attempt=1):
+        content = png((256, 256), COLOURS[number])
+        path = f"previews/{job.id}-{index}-{number}-{attempt}.jpg"
+        await held.files.put(path, content)
         record = FileRecord(
-            id=f"p-{job.id}",
-            path=f"previews/{job.id}.jpg",
+            id=path.rpartition("/")[2],
+            path=path,
             content_type="image/jpeg",
             size=len(content),
-            name="preview-0.jpg",
+            name=f"preview-{index}-{number}.jpg",
             created=1_800_000_000.0,
             kind="preview",
             job_id=job.id,
         )
         await held.store.add_file(record)
-        await held.store.log(job.id, "picture 1/1: preview")
+        await held.store.log(job.id, f"picture {index + 1}/2: preview")
 
-    body = {**BODY, "prompt": "slow preview", "stream": True, "partial_images": 2}
+    body = {**BODY, "prompt": "slow preview", "n": 2, "stream": True, "partial_images": 2}
+    found = []
     with held.http.stream("POST", GENERATE, json=body) as answer:
         job = held.until(in_work)
-        assert job.input["preview"] is True
-        held.call(preview(job))
-        found = []
+        assert job.input["preview"] == 2
+        for index, number in ((1, 0), (0, 0), (0, 1)):
+            held.call(preview(job, index, number))
+        held.call(preview(job, 0, 0, attempt=2))  # a worker has begun again
         for line in answer.iter_lines():
             if line.startswith("data: "):
                 found.append(json.loads(line[6:]))
-                held.tell(held.worker.go.set)
-    assert [event["type"].partition(".")[2] for event in found] == ["partial_image", "completed"]
-    partial = found[0]
-    assert base64.b64decode(partial["b64_json"]) == png((256, 256), "gray")
-    assert (partial["partial_image_index"], partial["image_index"]) == (0, 0)
-    assert (partial["output_format"], partial["size"]) == ("jpeg", "512x512")
+                if len(found) == 3:
+                    held.tell(held.worker.go.set)
+    partials, completed = found[:3], found[3:]
+    assert [event["type"] for event in completed] == ["image_generation.completed"] * 2
+    assert {event["type"] for event in partials} == {"image_generation.partial_image"}
+    places = [(one["image_index"], one["partial_image_index"]) for one in partials]
+    assert sorted(places) == [(0, 0), (0, 1), (1, 0)]
+    assert places.index((0, 0)) < places.index((0, 1))
+    for one in partials:
+        shown = png((256, 256), COLOURS[one["partial_image_index"]])
+        assert base64.b64decode(one["b64_json"]) == shown
+        assert (one["output_format"], one["size"]) == ("jpeg", "512x512")
 
 
 def test_without_partial_images_no_preview_is_painted(server):

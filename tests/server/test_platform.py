@@ -257,14 +257,20 @@ def test_times_with_and_without_an_offset(used):
 def test_previews(used):
     """Asked for by a header; the newest of each picture, and only with the request's own key."""
     asked = used.submit("previews", headers={"x-glmimage-preview": "on"})
-    assert used.call(used.store.get(asked["request_id"])).input["preview"] is True
+    more = used.submit("more previews", headers={"x-glmimage-preview": "3"})
+    assert used.call(used.store.get(asked["request_id"])).input["preview"] == 1
+    assert used.call(used.store.get(more["request_id"])).input["preview"] == 3
     silent = used.submit("no previews")
     assert "preview" not in used.call(used.store.get(silent["request_id"])).input
     used.completed(asked["request_id"])
 
     path = f"/models/requests/{asked['request_id']}/previews"
     assert get(used, path) == {"previews": []}
-    for created, name in ((10, "preview-1.jpg"), (20, "preview-0.jpg"), (30, "preview-1.jpg")):
+    for created, name in (
+        (10, "preview-1-0.jpg"),
+        (20, "preview-0-0.jpg"),
+        (30, "preview-1-1.jpg"),
+    ):
         used.call(used.files.put(f"previews/{created}", b"jpeg"))
         record = FileRecord(
             id=f"preview-{created}",

@@ -178,10 +178,14 @@ def test_the_worker_reports_itself(service):
     assert worker.info["device"] == "cpu"
 
 
+def previews_of(service, job):
+    return {f.name: f for f in service("files_of", job.id) if f.kind == "preview"}
+
+
 def test_previews_are_for_those_who_ask(service):
-    job = service.wait(service.submit(num_images=2, input={"preview": True}))
-    previews = {f.name: f for f in service("files_of", job.id) if f.kind == "preview"}
-    assert sorted(previews) == ["preview-0.jpg", "preview-1.jpg"]
+    job = service.wait(service.submit(num_images=2, input={"preview": 1}))
+    previews = previews_of(service, job)
+    assert sorted(previews) == ["preview-0-0.jpg", "preview-1-0.jpg"]
     for record in previews.values():
         assert pixels(service.file(record.id)).shape == (256, 256, 3)
         assert record.expires - record.created == 3600
@@ -189,15 +193,30 @@ def test_previews_are_for_those_who_ask(service):
     assert messages.index("picture 1/2: preview") < messages.index("picture 1/2: step 1/2")
 
     plain = service.wait(service.submit(seed=11))
-    unstored = service.wait(service.submit(seed=12, input={"preview": True, "sync_mode": True}))
+    unstored = service.wait(service.submit(seed=12, input={"preview": 1, "sync_mode": True}))
     for job in (plain, unstored):
-        assert not [f for f in service("files_of", job.id) if f.kind == "preview"]
+        assert not previews_of(service, job)
         assert not any("preview" in message for message in service.messages(job.id))
+
+
+def test_further_previews_come_from_the_denoise_loop(service):
+    """In equal parts of its steps, each nearer to the picture that is made in the end."""
+    asked = {"preview": 3, "num_inference_steps": 9, "output_format": "png"}
+    job = service.wait(service.submit(seed=41, input=asked))
+    previews = previews_of(service, job)
+    assert sorted(previews) == [f"preview-0-{number}.jpg" for number in range(3)]
+    shown = [pixels(service.file(previews[name].id)) for name in sorted(previews)]
+    assert {image.shape for image in shown} == {(256, 256, 3)}
+    made = pixels(service.file(job.result["images"][0]["file_id"]))
+    halved = made.reshape(256, 2, 256, 2, 3).mean((1, 3))
+    far = [np.abs(image - halved).mean() for image in shown]
+    assert far[1] > far[2]
+    assert service.messages(job.id).count("picture 1/1: preview") == 3
 
 
 def test_a_preview_changes_no_picture(service):
     values = {"seed": 21, "num_images": 1}
-    seen = service.wait(service.submit(**values, input={"preview": True}))
+    seen = service.wait(service.submit(**values, input={"preview": 3}))
     blind = service.wait(service.submit(**values))
     made = [service.file(job.result["images"][0]["file_id"]) for job in (seen, blind)]
     assert made[0] == made[1]
@@ -206,10 +225,10 @@ def test_a_preview_changes_no_picture(service):
 def test_a_flagged_preview_is_not_shown(service, judge):
     judge.score_of_next = 1.0
     try:
-        job = service.wait(service.submit(seed=31, input={"preview": True}))
+        job = service.wait(service.submit(seed=31, input={"preview": 2}))
     finally:
         judge.score_of_next = 0.0
-    assert not [f for f in service("files_of", job.id) if f.kind == "preview"]
+    assert not previews_of(service, job)
 
 
 def test_a_job_is_painted_with_the_adapters_it_names(service, engine_pictures, adapters, tiny_dir):

@@ -10,6 +10,7 @@ from PIL import Image
 from ..picture import make_pictures
 from ..stages import Stages
 from ..types import (
+    DenoiseStep,
     Event,
     Failed,
     GenerationRequest,
@@ -89,14 +90,18 @@ class Engine:
                 self.runner.drop(event.request_id)
         return events
 
-    def preview(self, event: SmallGridReady | PriorReady) -> Image.Image | None:
-        """Paint a soft, small picture of the tokens an event carries: one pass, no guidance.
+    def preview(self, event: SmallGridReady | PriorReady | DenoiseStep) -> Image.Image | None:
+        """Show a picture before it is painted: its tokens by one pass without guidance, or what
+        the denoise step that has just been done sees it become.
 
-        None when the request is gone, or the decoder is not in memory (`--memory staged`). It may
-        raise whatever painting may raise; the request itself is not touched.
+        None when the request is gone, or tokens are to be shown and the decoder is not in memory
+        (`--memory staged`). It may raise whatever painting may raise; the request itself is not
+        touched.
         """
-        grid = event.grid if isinstance(event, SmallGridReady) else event.large_grid
         key = (event.request_id, event.image_index)
+        if isinstance(event, DenoiseStep):
+            return self.runner.show_expected(key)
+        grid = event.grid if isinstance(event, SmallGridReady) else event.large_grid
         return self.runner.preview(key, grid, event.prior_token_ids)
 
     def abort(self, request_id: str) -> bool:

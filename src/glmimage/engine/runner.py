@@ -15,7 +15,7 @@ from ..errors import GlmImageError
 from ..memory import memory_errors
 from ..model.reference_cache import ReferenceCache
 from ..picture import Picture
-from ..pipeline import encode_prompts, encode_references, paint, paint_preview
+from ..pipeline import encode_prompts, encode_references, paint, paint_preview, show_expected
 from ..stages import Stages
 from ..token_loop import TokenLoop
 from ..types import Event, Failed, PictureReady
@@ -80,6 +80,14 @@ class Runner:
         prompt, stage = picture.request.prompt, self.stages.decode()
         with memory_errors():
             return paint_preview(stage, prompt, picture.seed, grid, prior_token_ids)
+
+    def show_expected(self, key: Key) -> Image.Image | None:
+        """Show what a picture in the denoise loop will become; None when it is not there."""
+        picture = self.pictures.get(key)
+        if picture is None:
+            return None
+        with memory_errors():
+            return show_expected(self.stages.decode(), picture)
 
     def _admit(self, request_id: str, pictures: list[Picture]) -> list[Event]:
         """Encode a request's prompt once, and let its pictures into the token loop."""

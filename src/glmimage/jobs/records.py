@@ -23,7 +23,8 @@ Level = Literal["DEBUG", "INFO", "WARN", "ERROR"]
 CancelAnswer = Literal["requested", "done", "missing"]
 
 PREVIEW_FIELD = "preview"
-"""Of a job's input: true when its caller asked for previews."""
+"""Of a job's input: how many previews of each picture its caller asked for."""
+MAX_PREVIEWS = 3
 ENDED: frozenset[str] = frozenset({"done", "failed", "cancelled"})
 WAITING: frozenset[str] = frozenset({"preparing", "queued"})
 Document = dict[str, Any]
@@ -198,14 +199,15 @@ class FileRecord:
     job_id: str | None = None
 
 
-def preview_name(image_index: int) -> str:
-    """Return the file name of a picture's preview; `preview_index` reads it."""
-    return f"preview-{image_index}.jpg"
+def preview_name(image_index: int, number: int) -> str:
+    """Return the file name of a picture's preview; `preview_place` reads it. Both from 0."""
+    return f"preview-{image_index}-{number}.jpg"
 
 
-def preview_index(name: str) -> int:
-    """Return whose preview a file is, from its name."""
-    return int(name.removeprefix("preview-").removesuffix(".jpg"))
+def preview_place(name: str) -> tuple[int, int]:
+    """Return whose preview a file is, and which of that picture's, from its name."""
+    image_index, _, number = name.removeprefix("preview-").removesuffix(".jpg").partition("-")
+    return int(image_index), int(number or 0)
 
 
 @dataclass(frozen=True, slots=True)

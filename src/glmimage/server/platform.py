@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from ..files import FilesError
 from ..jobs import Job
-from ..jobs.records import preview_index
+from ..jobs.records import preview_place
 from . import query
 from .body import read_input
 from .fal import openapi
@@ -169,16 +169,18 @@ async def delete_payloads(services: Services, request: Request) -> Response:
 
 
 async def previews(services: Services, request: Request) -> Response:
-    """List the previews of a request that was sent with `X-Glmimage-Preview: on`."""
+    """List the newest preview of each picture, for who asked with `X-Glmimage-Preview`."""
     job = await services.live.get(request.path_params["request_id"])
     if job is None or _key_id(request) not in (None, job.api_key_id):
         raise NotFound
     base, now = services.addresses.files(request), time.time()
-    newest: dict[int, str] = {}
+    newest: dict[int, dict[str, Any]] = {}
     for record in sorted(await services.store.files_of(job.id), key=lambda one: one.created):
         if record.kind == "preview" and (record.expires is None or record.expires > now):
-            newest[preview_index(record.name)] = file_url(base, record.id, record.name)
-    rows = [{"image_index": index, "url": url} for index, url in sorted(newest.items())]
+            index, number = preview_place(record.name)
+            url = file_url(base, record.id, record.name)
+            newest[index] = {"image_index": index, "number": number, "url": url}
+    rows = [row for _, row in sorted(newest.items())]
     return JsonResponse({"previews": rows})
 
 

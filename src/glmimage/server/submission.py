@@ -186,7 +186,7 @@ def _new_job(
         _common(services, asked, job_id),
         input=shorten_urls(stored_input(valid))
         | dict(asked.for_worker)
-        | ({PREVIEW_FIELD: True} if asked.caller.previews else {}),
+        | ({PREVIEW_FIELD: asked.caller.num_previews} if asked.caller.num_previews else {}),
         width=width,
         height=height,
         seed=seed,

@@ -21,7 +21,7 @@ from ..files import FileMissing, FileStore
 from ..files.lifecycle import expiry_and_acl
 from ..files.store import read_all
 from ..jobs import Claim, FileRecord, Job, JobStore
-from ..jobs.records import PREVIEW_FIELD, preview_name
+from ..jobs.records import MAX_PREVIEWS, PREVIEW_FIELD, preview_name
 from ..lora import Lora, find_lora
 from ..output import encode_picture
 from ..policy.picture_check import PictureChecker, black_like
@@ -40,20 +40,21 @@ PREVIEW_QUALITY = 70
 
 @dataclass(frozen=True)
 class Preview:
-    """Show a picture before it is painted. image: small and soft."""
+    """Show a picture before it is painted. number: from 0, each better than the one before."""
 
     image_index: int
+    number: int
     image: Image.Image
 
 
-def wants_previews(job: Job) -> bool:
-    """Say whether the caller asked for previews.
+def num_previews(job: Job) -> int:
+    """Return how many previews of each picture the caller asked for.
 
     None where nothing is to be stored, and of `best_of`, where the picture may be another's.
     """
     asked = job.input or {}
     fitting = not asked.get("sync_mode", False) and asked.get("best_of", 1) == 1
-    return asked.get(PREVIEW_FIELD) is True and fitting
+    return min(int(asked.get(PREVIEW_FIELD, 0)), MAX_PREVIEWS) if fitting else 0
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def finish_preview(
     preview: Preview, claim: Claim, checker: PictureChecker, now: float
 ) -> tuple[FileRecord, bytes] | None:
     """Check and encode a preview, and describe its file; None when the picture check flags it."""
-    asked, index = claim.job.input or {}, preview.image_index
+    asked = claim.job.input or {}
     if asked.get("enable_safety_checker", True) and checker.check(preview.image).flagged:
         return None
     content = io.BytesIO()
@@ -202,7 +203,7 @@ def finish_preview(
         path=f"previews/{file_id[:2]}/{file_id}.jpg",
         content_type="image/jpeg",
         size=content.tell(),
-        name=preview_name(index),
+        name=preview_name(preview.image_index, preview.number),
         created=now,
         expires=min(expires or math.inf, now + PREVIEW_LIFETIME_S),
         acl=acl,

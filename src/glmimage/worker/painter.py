@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,7 +22,7 @@ from ..types import (
     SmallGridReady,
 )
 from .link import Begin
-from .outcome import Preview, wants_previews
+from .outcome import Preview, num_previews
 from .report import Report, StageDone
 
 PRIOR_SHARE = 0.3
@@ -49,8 +50,10 @@ class _Progress:
     priors: dict[int, Prior] = field(default_factory=dict)
     saved: bool = False
     steps: dict[int, int] = field(default_factory=dict)
-    unseen: set[int] = field(default_factory=set)
-    """Pictures whose preview is wanted and not painted yet."""
+    num_previews: int = 0
+    """Of each picture."""
+    shown: Counter[int] = field(default_factory=Counter)
+    """Previews that a picture has had, or has failed to have."""
     denoise_started: float | None = None
     began: float = field(default_factory=time.time)
     painting_since: dict[int, float] = field(default_factory=dict)
@@ -80,8 +83,7 @@ class Painter:
         job_id = message.claim.job.id
         progress = self.in_hand[job_id] = _Progress(message.request)
         progress.saved = bool(message.priors)
-        if wants_previews(message.claim.job):
-            progress.unseen.update(range(message.request.num_images))
+        progress.num_previews = num_previews(message.claim.job)
         priors = [
             PriorReady(job_id, prior.image_index, prior.large_grid, prior.prior_token_ids)
             for prior in message.priors
@@ -128,12 +130,15 @@ class Painter:
         elif isinstance(event, SmallGridReady):
             self._preview(event, progress)
         elif isinstance(event, PriorReady):
-            self._preview(event, progress)
+            if not progress.request.source_images:  # no preview of an edit without its sources
+                self._preview(event, progress)
             self._prior_ready(event, progress)
         elif isinstance(event, DenoiseStep):
             progress.steps[event.image_index] = event.step
             progress.painting_since.setdefault(event.image_index, self._step_began)
             progress.denoise_started = progress.denoise_started or time.monotonic()
+            if event.step < event.num_inference_steps:
+                self._preview(event, progress)
         elif isinstance(event, PictureReady):
             self._picture_ready(event, progress)
         elif isinstance(event, Failed):
@@ -156,18 +161,28 @@ class Painter:
             message = f"prior {round(100 * fraction)} %"
             self.link.tell(event.request_id, message, progress.fraction)
 
-    def _preview(self, event: SmallGridReady | PriorReady, progress: _Progress) -> None:
-        """Paint a preview of the first grid that a picture has; a request never fails for it."""
-        if event.image_index not in progress.unseen:
+    def _preview(
+        self, event: SmallGridReady | PriorReady | DenoiseStep, progress: _Progress
+    ) -> None:
+        """Make a preview when one is due; a request never fails for it.
+
+        The first is due as soon as there is something to see, the others in equal parts of the
+        denoise loop.
+        """
+        index, steps = event.image_index, progress.request.num_inference_steps
+        number, wanted = progress.shown[index], progress.num_previews
+        step = event.step if isinstance(event, DenoiseStep) else 0
+        if number >= wanted or step * wanted < number * steps:
             return
-        progress.unseen.discard(event.image_index)
         try:
             image = self.engine.preview(event)
         except Exception:
             log.exception("a preview of job %s failed", event.request_id)
-            return
-        if image is not None:
-            self.link.send(event.request_id, Preview(event.image_index, image))
+        else:
+            if image is None:
+                return  # what comes next may be shown
+            self.link.send(event.request_id, Preview(index, number, image))
+        progress.shown[index] += 1
 
     def _prior_ready(self, event: PriorReady, progress: _Progress) -> None:
         if progress.saved:

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 
 from ...jobs import ApiKey
-from ...jobs.records import Priority
+from ...jobs.records import MAX_PREVIEWS, Priority
 from .errors import RequestError
 
 MAX_START_TIMEOUT_S = 365 * 86400.0
@@ -32,7 +32,7 @@ class Caller:
     lifecycle: dict[str, Any] | None = None
     use_cache: bool = True
     use_fallback: bool = True
-    previews: bool = False
+    num_previews: int = 0
 
     @property
     def key_id(self) -> str | None:
@@ -54,7 +54,7 @@ def read_caller(connection: HTTPConnection) -> Caller:
             or headers.get("x-fal-object-lifecycle")
         ),
         use_cache=_word(headers.get("x-glmimage-cache")) not in ("off", "0", "false", "no"),
-        previews=_word(headers.get("x-glmimage-preview")) in ("on", "1", "true", "yes"),
+        num_previews=_num_previews(_word(headers.get("x-glmimage-preview"))),
         use_fallback="x-app-fal-disable-fallback" not in headers
         and "x-fal-disable-fallbacks" not in headers,
     )
@@ -135,6 +135,14 @@ def _start_timeout(text: str | None) -> float | None:
             f"not {text[:40]!r}.",
         )
     return seconds
+
+
+def _num_previews(word: str) -> int:
+    if word in ("on", "true", "yes"):
+        return 1
+    return (
+        min(int(word), MAX_PREVIEWS) if word.isascii() and word.isdigit() and len(word) < 3 else 0
+    )
 
 
 def _word(text: str | None) -> str:

@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from ...errors import InvalidSize
+from ...jobs.records import MAX_PREVIEWS, PREVIEW_FIELD
 from ...types import MAX_IMAGES, MAX_SIDE, MIN_SIDE, SIDE_STEP, parse_size
 from ..fal.schemas import Switch, Whole
 from .errors import ApiError
 
-MAX_PARTIAL_IMAGES = 3
 AUTO_SIZE = (1024, 1024)
 STEPS = {"low": 15, "medium": 30, "high": 50}
 """Denoise steps of each quality, unless num_inference_steps says otherwise."""
@@ -52,9 +52,9 @@ class ImageParams(BaseModel):
     output_compression: Annotated[int, Field(ge=0, le=100), Whole] | None = None
     background: Literal["auto", "opaque"] = "auto"
     moderation: Literal["auto", "low"] = "auto"
-    input_fidelity: Literal["high"] = "high"
+    input_fidelity: Literal["high", "low"] = "high"
     stream: Switch = False
-    partial_images: Annotated[int, Field(ge=0, le=MAX_PARTIAL_IMAGES), Whole] = 0
+    partial_images: Annotated[int, Field(ge=0, le=MAX_PREVIEWS), Whole] = 0
     user: StrictStr | None = None
     safety_identifier: StrictStr | None = None
     own: dict[str, Any] = Field(default_factory=dict, exclude=True)
@@ -83,7 +83,7 @@ class ImageParams(BaseModel):
         if self.output_format == "webp" or self.output_compression is not None:
             told["encoding"] = {"format": self.output_format, "quality": self.output_compression}
         if self.partial_images:
-            told["preview"] = True
+            told[PREVIEW_FIELD] = self.partial_images
         return told
 
 
@@ -171,7 +171,6 @@ def _refusal(entry: ErrorDetails) -> ApiError:
 def _unsupported_value(name: str, given: str, expected: str) -> str:
     reasons = {
         "background": " GLM-Image paints opaque pictures only.",
-        "input_fidelity": " References are always read in full.",
     }
     reason = reasons.get(name, "")
     return f"Invalid value for '{name}': {given}. Supported values are: {expected}.{reason}"

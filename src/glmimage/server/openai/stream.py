@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -11,13 +10,13 @@ from contextlib import suppress
 from ...files import FileMissing
 from ...files.store import read_all
 from ...jobs import FileRecord, Job
+from ...jobs.records import preview_place
 from ..fal.errors import WireError
 from ..services import Services
 from .answer import Document, described, finished, read_base64, shown_images
 from .params import ImageParams
 
 PREVIEW_FORMAT = "jpeg"
-_NUMBER = re.compile(r"preview-(\d+)\.")
 
 
 async def stream_events(
@@ -27,9 +26,9 @@ async def stream_events(
     shown: set[str] = set()
     async for current in services.live.changes(job.id):
         # before looking at the end: a slow reader sees the preview and the end as one change
-        if params.partial_images and len(shown) < job.num_images:
+        if len(shown) < params.partial_images * job.num_images:
             for record in await _new_previews(services, job, shown):
-                shown.add(record.id)
+                shown.add(record.name)
                 with suppress(FileMissing):  # it expires sooner than the pictures
                     yield await _partial(services, job, params, kind, record)
         if current.ended:
@@ -51,21 +50,21 @@ async def stream_events(
 
 
 async def _new_previews(services: Services, job: Job, shown: set[str]) -> list[FileRecord]:
-    """Return the previews that a worker has stored since, in the order of the pictures."""
+    """Return the previews that a worker has stored since, the first of each picture first.
+
+    A worker that takes the job up again makes some of them again: these have been shown.
+    """
     records = await services.store.files_of(job.id)
-    fresh = [one for one in records if one.kind == "preview" and one.id not in shown]
-    return sorted(fresh, key=lambda one: one.name)
+    fresh = {one.name: one for one in records if one.kind == "preview" and one.name not in shown}
+    return sorted(fresh.values(), key=lambda one: preview_place(one.name)[::-1])
 
 
 async def _partial(
     services: Services, job: Job, params: ImageParams, kind: str, record: FileRecord
 ) -> Document:
-    """Return the event of one preview: the picture's first tokens, painted small and soft.
-
-    image_index: ours, which of the n pictures it will be.
-    """
+    """Return the event of one preview. image_index: ours, which of the n pictures it will be."""
     content = await read_all(services.files, record.path)
-    number = _NUMBER.match(record.name)
+    image_index, number = preview_place(record.name)
     return {
         "type": f"{kind}.partial_image",
         "b64_json": base64.b64encode(content).decode("ascii"),
@@ -74,6 +73,6 @@ async def _partial(
         "output_format": PREVIEW_FORMAT,
         "quality": params.shown_quality,
         "size": f"{job.width}x{job.height}",
-        "partial_image_index": 0,
-        "image_index": int(number[1]) if number else 0,
+        "partial_image_index": number,
+        "image_index": image_index,
     }

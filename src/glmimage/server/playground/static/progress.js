@@ -10,7 +10,7 @@ export function readLogs(logs, numImages) {
     let match = /^prior (\d+) %$/.exec(message);
     if (match) {
       const share = Number(match[1]) / 100;
-      if (share < state.prior) Object.assign(state, emptyState(numImages), { previews: state.previews });
+      if (share < state.prior) Object.assign(state, emptyState(numImages), { numPreviews: state.numPreviews });
       state.prior = share;
       state.priorMarks.push([at, share]);
       continue;
@@ -21,7 +21,7 @@ export function readLogs(logs, numImages) {
       continue;
     }
     match = /^picture (\d+)\/\d+: preview$/.exec(message);
-    if (match) state.previews.add(Number(match[1]) - 1);
+    if (match) state.numPreviews += 1;
     else state.notes.push(message);
   }
   return state;
@@ -35,7 +35,7 @@ function emptyState(numImages) {
     numSteps: 0,
     together: true,
     stepMarks: [],
-    previews: new Set(),
+    numPreviews: 0,
     notes: [],
   };
 }

@@ -102,7 +102,8 @@ function Growing({ run, index, frame }) {
   return html`<figure class="picture" style=${frame}>
     <div class=${`canvas growing ${preview ? "has-preview" : ""}`}>
       ${preview
-        ? html`<img class="preview" src=${preview} alt=${`${name}: preview of the layout`} style=${{ "--sharp": share }} />`
+        ? html`<img class=${`preview ${preview.number ? "nearer" : ""}`} src=${preview.url} style=${{ "--sharp": share }}
+          alt=${`${name}: ${preview.number ? "what it is becoming" : "preview of the layout"}`} />`
         : html`<${Cells} share=${progress?.prior ?? 0} />`}
       <div class="growing-foot">
         <div class="growing-text"><span>${text}</span><span class="left">${left}</span></div>

@@ -118,15 +118,17 @@ function take(id, status) {
     if (run.state !== "running") changes.startedAt = Date.now();
     changes.state = "running";
   }
+  const fresh = progress.numPreviews > (run.live?.numPreviews ?? 0);
+  if (fresh) changes.live = { ...run.live, numPreviews: progress.numPreviews };
   update(id, changes, run.state !== "running");
-  if ([...progress.previews].some((index) => !run.previews[index])) showPreviews(id, run.requestId);
+  if (fresh) showPreviews(id, run.requestId);
   remember(run, progress);
 }
 
 async function showPreviews(id, requestId) {
   try {
     const found = await api.previews(requestId);
-    const previews = Object.fromEntries(found.map((one) => [one.image_index, one.url]));
+    const previews = Object.fromEntries(found.map((one) => [one.image_index, one]));
     update(id, { previews }, false);
   } catch {
     // the picture comes all the same

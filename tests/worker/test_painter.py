@@ -1,0 +1,118 @@
+"""When previews are made, and of what; the engine is real, the store's half writes a list."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glmimage.engine.engine import Engine
+from glmimage.pipeline import decode
+from glmimage.stages import Stages
+from glmimage.types import GenerationRequest, PictureReady
+from glmimage.worker.link import Begin
+from glmimage.worker.outcome import Preview
+from glmimage.worker.painter import Painter
+
+STEPS = 9
+
+
+class List:
+    """Write down what the painter tells, in order."""
+
+    def __init__(self):
+        self.told = []
+        self.report = SimpleNamespace(take=lambda figures: None)
+
+    def tell(self, job_id, message, fraction):
+        if "step" in message:
+            self.told.append(message)
+
+    def send(self, job_id, item):
+        if isinstance(item, Preview | PictureReady):
+            self.told.append(item)
+
+
+@pytest.fixture(scope="module")
+def stages(tiny_dir):
+    return Stages.load(str(tiny_dir), "cpu", "float32")
+
+
+def paint(stages, spoil=None, **request):
+    """Paint with three previews; return what was told, in order."""
+    link = List()
+    painter = Painter(Engine(stages), link)
+    if spoil is not None:
+        painter.engine.preview = spoil(painter.engine.preview)
+    job = SimpleNamespace(id="j", input={"preview": 3})
+    asked = GenerationRequest("A sign 'OPEN'", 512, 512, STEPS, seed=3, **request)
+    painter.begin(Begin(SimpleNamespace(job=job), asked, ()))
+    while painter.in_hand:
+        painter.step()
+    return link.told
+
+
+def order(told):
+    return [
+        f"preview {one.number}" if isinstance(one, Preview) else one
+        for one in told
+        if not isinstance(one, PictureReady)
+    ]
+
+
+def steps(first, last):
+    return [f"step {step}/{STEPS}" for step in range(first, last + 1)]
+
+
+def test_the_first_comes_before_painting_the_others_after_a_third_and_two(stages):
+    told = paint(stages)
+    expected = ["preview 0", *steps(1, 2), "preview 1", *steps(3, 5), "preview 2", *steps(6, 9)]
+    assert order(told) == expected  # the line of a step is written when its previews are made
+    made = np.asarray(told[-1].image, float).reshape(256, 2, 256, 2, 3).mean((1, 3))
+    shown = [np.asarray(one.image, float) for one in told if isinstance(one, Preview)]
+    assert np.abs(shown[1] - made).mean() > np.abs(shown[2] - made).mean() > 0
+
+
+def test_an_edit_is_first_seen_after_its_first_step(stages):
+    """Its tokens alone would know nothing of the reference."""
+    told = paint(stages, source_images=(Image.linear_gradient("L").convert("RGB"),))
+    assert order(told)[:3] == ["preview 0", "step 1/9", "step 2/9"]
+
+
+def test_each_picture_has_its_own(stages):
+    told = paint(stages, num_images=2)
+    found = [(one.image_index, one.number) for one in told if isinstance(one, Preview)]
+    assert sorted(found) == [(index, number) for index in range(2) for number in range(3)]
+
+
+def test_one_that_fails_is_left_out_and_one_that_cannot_be_comes_later(stages):
+    def fail_once(preview):
+        left = [RuntimeError("no memory")]
+
+        def spoilt(event):
+            if left:
+                raise left.pop()
+            return preview(event)
+
+        return spoilt
+
+    assert "preview 0" not in order(paint(stages, spoil=fail_once))
+
+    def without_the_decoder(preview):
+        return lambda event: preview(event) if hasattr(event, "step") else None
+
+    told = order(paint(stages, spoil=without_the_decoder))
+    assert told[:3] == ["preview 0", "step 1/9", "step 2/9"]
+
+
+def test_what_a_step_expects_is_where_its_velocity_leads(stages):
+    """After the last step nothing is left to guess: the picture itself, to the last bit."""
+    from glmimage import pipeline
+    from glmimage.picture import make_pictures
+
+    (picture,) = make_pictures("0", GenerationRequest("A sign", 512, 512, 2, seed=3))
+    for event in pipeline.generate(stages, [picture]):
+        if isinstance(event, PictureReady):
+            made = np.asarray(event.image)
+    (again,) = decode(stages.decode(), picture.expected[None])
+    assert np.array_equal(np.asarray(again), made)
