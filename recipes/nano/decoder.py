@@ -24,7 +24,7 @@ from training import CODEBOOK, DEVICE, DTYPE, RUNS, Average, Muon, Run, autocast
 from transformers import T5Config, T5EncoderModel
 from type_tokens import CODEBOOK_SIZE, COLORS, NAMES, NUM_TEXT_TOKENS
 
-from glmimage.model.prompt import get_glyph_texts
+from glmimage.prompt import get_glyph_texts
 
 WIDTH, NUM_HEADS, HEAD_DIM, NUM_LAYERS = 384, 3, 128, 4
 CONFIG = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .model.prompt import PriorInputs
+from .prompt import PriorInputs
 from .types import GenerationRequest, PriorReady, image_seed
 
 

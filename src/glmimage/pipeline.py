@@ -28,12 +28,12 @@ from torch import Tensor
 from .loading.tensors import OnProgress
 from .memory import memory_errors, synchronize
 from .model.prior import upsample_prior
-from .model.prompt import fill_sources, get_glyph_texts
 from .model.reference_cache import ReferenceCache
 from .model.sampling import RandomStream
 from .model.schedule import euler_step, make_schedule
 from .model.step_cache import StepCache
 from .picture import Picture, make_pictures, share_time
+from .prompt import fill_sources, get_glyph_texts
 from .stages import DecodeStage, PriorStage, Stages
 from .token_loop import KV_TOKENS, NUM_SLOTS, TokenLoop
 from .types import (

@@ -33,12 +33,12 @@ from .model.config import PriorConfig
 from .model.dit import DiT
 from .model.glyph import GlyphEncoder
 from .model.lora import adapt, merge
-from .model.packed_prior import PackedPrior, can_pack
 from .model.prior import PriorModel
-from .model.prompt import PromptEncoder
 from .model.sampling import SamplingConfig
 from .model.vae import VAE
 from .model.vision import VisionTokenizer
+from .packed_prior import PackedPrior, can_pack
+from .prompt import PromptEncoder
 
 KEPT_ADAPTED = 4
 """Sets of adapters that stay loaded beside a stage; the one used longest ago goes first."""

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from .graphed_prior import GraphedPrior
 from .memory import CPU_SMALL_VALUES, cpu_threads
-from .model.packed_prior import PackedPrior
 from .model.prior import KVCache
-from .model.prompt import PriorInputs
 from .model.sampling import RandomStream, sample
+from .packed_prior import PackedPrior
 from .picture import Picture, share_time
+from .prompt import PriorInputs
 from .stages import PriorStage
 from .types import Event, PriorProgress, PriorReady, SmallGridReady
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 from glmimage.errors import ModelNotFound
 from glmimage.loading.checkpoint import Checkpoint, resolve_model
-from glmimage.model.prompt import get_glyph_texts
 from glmimage.model.schedule import make_schedule
+from glmimage.prompt import get_glyph_texts
 
 pytestmark = [pytest.mark.nano, pytest.mark.filterwarnings("ignore")]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from glmimage.loading.checkpoint import Checkpoint
-from glmimage.model.prompt import get_glyph_texts
+from glmimage.prompt import get_glyph_texts
 
 PROMPTS = {
     "no quotes": "A quiet lake",

@@ -13,8 +13,8 @@ from transformers import GlmImageConfig, GlmImageForConditionalGeneration
 from glmimage.loading.checkpoint import Checkpoint
 from glmimage.model.config import PriorConfig
 from glmimage.model.prior import PRIOR_TENSORS, KVCache, PriorModel, upsample_prior
-from glmimage.model.prompt import PromptEncoder, fill_sources
 from glmimage.model.sampling import RandomStream, SamplingConfig, sample, sorted_distribution
+from glmimage.prompt import PromptEncoder, fill_sources
 
 CASES = {  # name -> (height, width, sizes (width, height) of the references)
     "text": (128, 256, []),

@@ -9,8 +9,8 @@ from transformers import GlmImageForConditionalGeneration
 from glmimage.errors import ModelNotFound
 from glmimage.loading.checkpoint import Checkpoint, resolve_model
 from glmimage.model.prior import KVCache
-from glmimage.model.prompt import fill_sources
 from glmimage.model.sampling import SamplingConfig, sample
+from glmimage.prompt import fill_sources
 
 pytestmark = pytest.mark.nano
 

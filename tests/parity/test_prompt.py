@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from glmimage.errors import InvalidImage, InvalidPrompt
-from glmimage.model.prompt import PromptEncoder, fill_sources, get_glyph_texts
+from glmimage.prompt import PromptEncoder, fill_sources, get_glyph_texts
 
 TARGETS = [(512, 512), (1024, 1024), (512, 2048), (2048, 512), (1024, 576), (544, 1952), (64, 96)]
 

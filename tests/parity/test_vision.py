@@ -11,8 +11,8 @@ from PIL import Image
 from glmimage.errors import CheckpointInvalid
 from glmimage.loading.checkpoint import Checkpoint
 from glmimage.model.config import VQConfig
-from glmimage.model.prompt import PromptEncoder
 from glmimage.model.vision import VISION_IGNORED, VISION_TENSORS, VisionTokenizer
+from glmimage.prompt import PromptEncoder
 
 SIZES = {  # (width, height) of the references
     "square": [(512, 512)],

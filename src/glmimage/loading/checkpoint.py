@@ -19,10 +19,10 @@ from ..model.config import DitConfig, PriorConfig, VisionConfig, VQConfig
 from ..model.dit import DIT_TENSORS, DiT
 from ..model.glyph import GlyphEncoder
 from ..model.prior import PRIOR_TENSORS, PriorModel
-from ..model.prompt import PromptEncoder
 from ..model.schedule import check_scheduler
 from ..model.vae import VAE
 from ..model.vision import VISION_IGNORED, VISION_TENSORS, VisionTokenizer
+from ..prompt import PromptEncoder
 from .hub import LAYOUT, PRIOR_FOLDER, resolve_model
 from .quantized import packed_bytes, quantizable
 from .streamed import stream_layers, streamed_names

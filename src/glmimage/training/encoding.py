@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import GlmImageError, InvalidDataset
 from ..loading.checkpoint import Checkpoint
 from ..model.prior import upsample_prior
-from ..model.prompt import get_glyph_texts
+from ..prompt import get_glyph_texts
 from .dataset import Example
 from .progress import Encoded
 

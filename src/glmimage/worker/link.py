@@ -32,7 +32,7 @@ from .job_in_hand import JobInHand
 from .report import Report
 
 if TYPE_CHECKING:
-    from ..model.prompt import PromptEncoder
+    from ..prompt import PromptEncoder
 
 BEATS_PER_LEASE = 5
 SEEN_EVERY_S = 2.0

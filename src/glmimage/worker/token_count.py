@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..types import GenerationRequest
 
 if TYPE_CHECKING:
-    from ..model.prompt import PromptEncoder
+    from ..prompt import PromptEncoder
 
 
 def count_tokens(encoder: PromptEncoder, request: GenerationRequest) -> dict[str, int]:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .prior import KVCache, PriorLayer, PriorModel
+from .model.prior import KVCache, PriorLayer, PriorModel
 
 # The number of rows the packing is made for; other numbers take the same kernel.
 _PACKED_ROWS = 16

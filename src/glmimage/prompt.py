@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import InvalidImage, InvalidPrompt
-from ..quotes import get_glyph_texts as get_glyph_texts  # noqa: PLC0414 - known under this name
+from .errors import InvalidImage, InvalidPrompt
+from .quotes import get_glyph_texts as get_glyph_texts  # noqa: PLC0414 - known under this name
 
 Grid = tuple[int, int]  # rows, columns of prior tokens; one token is 32 px of the picture
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from glmimage.loading.checkpoint import Checkpoint, resolve_model
-from glmimage.model.packed_prior import PackedPrior, can_pack
 from glmimage.model.prior import KVCache
+from glmimage.packed_prior import PackedPrior, can_pack
 
 PROMPT = 21
 
