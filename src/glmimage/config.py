@@ -65,6 +65,11 @@ class Settings(BaseSettings):
         None,
         description="postgresql://USER:PASSWORD@HOST/NAME; by default a SQLite file in data_dir",
     )
+    database_direct_url: str | None = Field(
+        None,
+        description="PostgreSQL's own address, where database_url leads through a pooler such as "
+        "PgBouncer",
+    )
     files_url: str | None = Field(
         None, description="s3://BUCKET/PREFIX, or a folder; by default `files` in data_dir"
     )

@@ -95,7 +95,8 @@ def test_a_parted_worker_loses_its_job_and_spoils_nothing(
 ):
     """Its line swallows everything: another worker ends the job; when it is back it obeys."""
     service = deploy(database_url=database)
-    quick = {"glmimage.jobs.postgres.SILENCE_S": 2.0}
+    modules = ("postgres", "postgres_sessions")
+    quick = {f"glmimage.jobs.{module}.SILENCE_S": 2.0 for module in modules}
     line = {"database_url": through_proxy, "lease_s": 4.0}
     parted = service.worker(variables=line, constants=quick)
     job_id = service.submit_written(written, input={"num_inference_steps": 60})

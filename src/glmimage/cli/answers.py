@@ -38,7 +38,9 @@ async def _answer(
 
     if create:
         make_data_folder(settings.data_dir)
-    async with await JobStore.open(settings.store_url, create=create) as store:
+    async with await JobStore.open(
+        settings.store_url, create=create, direct_url=settings.database_direct_url
+    ) as store:
         return await question(store)
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Connection, text
+from sqlalchemy import URL, Connection, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -58,27 +58,43 @@ class Database(Protocol):
     async def close(self) -> None: ...
 
 
-async def open_database(url: str, *, create: bool) -> Database:
-    """Open `sqlite:///FILE` or `postgresql://...`; raise InvalidSettings or StoreUnavailable."""
+async def open_database(url: str, *, create: bool, direct_url: str | None = None) -> Database:
+    """Open `sqlite:///FILE` or `postgresql://...`; raise InvalidSettings or StoreUnavailable.
+
+    direct_url: of PostgreSQL itself, where `url` leads through a pooler.
+    """
+    parsed, direct = _parse(url), _parse(direct_url) if direct_url else None
+    kind = parsed.drivername.partition("+")[0]
+    if direct is not None and not (_is_postgres(parsed) and _is_postgres(direct)):
+        raise InvalidSettings(
+            "A direct address is for PostgreSQL behind a pooler: both must be postgresql://...",
+            hint="Leave GLMIMAGE_DATABASE_DIRECT_URL out.",
+        )
+    if kind == "sqlite":
+        from .sqlite import SqliteDatabase
+
+        return await SqliteDatabase.open(parsed.database or "", create=create)
+    if _is_postgres(parsed):
+        from .postgres import PostgresDatabase
+
+        return await PostgresDatabase.open(parsed, create=create, direct_url=direct)
+    raise InvalidSettings(
+        f"{kind} is not a database this store can use.", hint="Use sqlite or postgresql."
+    )
+
+
+def _is_postgres(url: URL) -> bool:
+    return url.drivername.partition("+")[0] in ("postgresql", "postgres")
+
+
+def _parse(url: str) -> URL:
     try:
-        parsed = make_url(url)
+        return make_url(url)
     except ArgumentError:
         raise InvalidSettings(
             "The database address cannot be read.",
             hint="Use sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.",
         ) from None
-    kind = parsed.drivername.partition("+")[0]
-    if kind == "sqlite":
-        from .sqlite import SqliteDatabase
-
-        return await SqliteDatabase.open(parsed.database or "", create=create)
-    if kind in ("postgresql", "postgres"):
-        from .postgres import PostgresDatabase
-
-        return await PostgresDatabase.open(parsed, create=create)
-    raise InvalidSettings(
-        f"{kind} is not a database this store can use.", hint="Use sqlite or postgresql."
-    )
 
 
 class Stamp(NamedTuple):

@@ -14,13 +14,20 @@ from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar, get_args
 
 import asyncpg
-from sqlalchemy import URL, Connection, NullPool, event, text
-from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError, InterfaceError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import URL, Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from .database import Steps, Topic, Transaction
 from .errors import LeaseLost, QueueFull, StoreUnavailable, WrongState
+from .postgres_sessions import (
+    SESSION,
+    SILENCE_S,
+    check_sessions,
+    open_tables,
+    pool_of,
+    unavailable,
+)
 from .postgres_steps import claim, enqueue, finish
 from .records import NewJob
 
@@ -28,27 +35,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CHANNEL = "glmimage"
-MIGRATION_LOCK = 0x676C6D00
 LEADER_LOCK = 0x676C6D03
 LEADER_TIMEOUT_S = 5.0
 POOL_SIZE = 8
 NUM_LANES = 2
 MAX_BATCH = 64
-SESSION = {
-    "application_name": "glmimage",
-    "jit": "off",  # compiling takes longer than any query
-    # a plan is kept, so it must not be made for the few jobs that there were then
-    "enable_seqscan": "off",
-    "plan_cache_mode": "force_generic_plan",
-    # a machine that has vanished gives up its locks after half a minute
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "4",
-}
 NUM_TRIES = 5
 RECONNECT_S = 1.0
-SILENCE_S = 60.0
-"""A statement without an answer for so long has a dead line; longer than the slowest takes."""
 CHECK_LISTENER_S = 30.0
 # deadlock, serialisation failure: the other transaction has won, and this one may run again
 REPEATABLE = frozenset({"40P01", "40001"})
@@ -73,25 +66,27 @@ class PostgresDatabase:
         )
 
     @classmethod
-    async def open(cls, url: URL, *, create: bool) -> PostgresDatabase:
-        """Connect; `create` makes or upgrades the tables. Raises StoreUnavailable."""
-        address = url.set(drivername="postgresql+asyncpg")
-        # upgrading tables may take its time, and waits for another process that does
-        opening = create_async_engine(address, poolclass=NullPool)
-        try:
-            async with opening.begin() as connection:
-                await (_prepare if create else _check)(connection)
-        except (DBAPIError, OSError, asyncpg.PostgresError) as error:
-            raise _unavailable(error) from None
-        finally:
-            await opening.dispose()
+    async def open(
+        cls, url: URL, *, create: bool, direct_url: URL | None = None
+    ) -> PostgresDatabase:
+        """Connect; `create` makes or upgrades the tables. Raises StoreUnavailable.
+
+        direct_url: the server's own address, where `url` leads through a pooler.
+        """
+        pooled = direct_url is not None
+        await open_tables(direct_url or url, create=create)
         readers, writer = (
-            _engine(address, size, isolation)
+            pool_of(url, size, isolation, pooled=pooled)
             # a read is at most one statement that matters, and saves two round trips
             for size, isolation in ((POOL_SIZE, "AUTOCOMMIT"), (NUM_LANES, "READ COMMITTED"))
         )
-        dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        return cls(readers, writer, dsn)
+        try:
+            await check_sessions(readers, pooled=pooled)
+        except BaseException:
+            await readers.dispose()
+            raise
+        own = (direct_url or url).set(drivername="postgresql")
+        return cls(readers, writer, own.render_as_string(hide_password=False))
 
     async def read(self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a transaction; a lost connection is replaced."""
@@ -198,13 +193,13 @@ class PostgresDatabase:
                     committing = True
                 return answer
             except TimeoutError as error:
-                raise _unavailable(error) from None
+                raise unavailable(error) from None
             except (DBAPIError, OSError, asyncpg.PostgresError) as error:
                 may_repeat = _repeatable(error) or (
                     _connection_lost(error) and (lost_repeats or not committing)
                 )
                 if not may_repeat or attempt == NUM_TRIES - 1:
-                    raise _unavailable(error) from None
+                    raise unavailable(error) from None
             await asyncio.sleep(0.005 * 2**attempt * random.random())
         raise AssertionError  # the last attempt returns or raises
 
@@ -243,22 +238,6 @@ class PostgresDatabase:
             self._moments[topic] += 1
             written, self._written[topic] = self._written[topic], asyncio.Event()
             written.set()
-
-
-def _engine(address: URL, size: int, isolation: Any) -> AsyncEngine:
-    engine = create_async_engine(
-        address,
-        pool_size=size,
-        max_overflow=0,
-        connect_args={
-            "server_settings": SESSION,
-            "command_timeout": SILENCE_S,
-            "timeout": SILENCE_S,
-        },
-        isolation_level=isolation,
-    )
-    event.listen(engine.sync_engine, "handle_error", _give_up_silent_line)
-    return engine
 
 
 class _Task(NamedTuple):
@@ -315,37 +294,3 @@ def _connection_lost(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         return error.connection_invalidated
     return isinstance(error, OSError | asyncpg.PostgresConnectionError)
-
-
-def _give_up_silent_line(context: ExceptionContext) -> None:
-    """Have a connection replaced that did not answer in time, and all that are as old."""
-    if isinstance(context.original_exception, TimeoutError):
-        context.is_disconnect = True
-
-
-async def _check(connection: AsyncConnection) -> None:
-    await connection.execute(text("SELECT version_num FROM alembic_version"))
-
-
-async def _prepare(connection: AsyncConnection) -> None:
-    from .migrations import ONE_AT_A_TIME, migrate
-
-    lock = text("SELECT pg_advisory_xact_lock(:name)")
-    await connection.execute(lock, {"name": MIGRATION_LOCK})
-    while not ONE_AT_A_TIME.acquire(blocking=False):  # its holder may be waiting for this loop
-        await asyncio.sleep(0.01)
-    try:
-        await connection.run_sync(migrate)
-    finally:
-        ONE_AT_A_TIME.release()
-
-
-def _unavailable(error: BaseException) -> StoreUnavailable:
-    original = error.orig if isinstance(error, DBAPIError) else error
-    reason = " ".join(str(original).split()).rpartition(">: ")[2] or type(original).__name__
-    if isinstance(original, TimeoutError):
-        reason = "it does not answer"
-    hint = "Is PostgreSQL running and the address right?"
-    if isinstance(error, DBAPIError) and not isinstance(error, InterfaceError):
-        hint = "" if not error.connection_invalidated else hint
-    return StoreUnavailable(f"The database cannot be used: {reason}.", hint=hint)

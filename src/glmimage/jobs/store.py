@@ -51,9 +51,14 @@ class JobStore(Ledger):
         self._clock = ClockWatch()
 
     @classmethod
-    async def open(cls, database_url: str, *, create: bool = True) -> JobStore:
-        """Open `sqlite:///FILE` or `postgresql://...`; `create` makes and upgrades the tables."""
-        return cls(await open_database(database_url, create=create))
+    async def open(
+        cls, database_url: str, *, create: bool = True, direct_url: str | None = None
+    ) -> JobStore:
+        """Open `sqlite:///FILE` or `postgresql://...`; `create` makes and upgrades the tables.
+
+        direct_url: of PostgreSQL itself, where `database_url` leads through a pooler.
+        """
+        return cls(await open_database(database_url, create=create, direct_url=direct_url))
 
     async def close(self) -> None:
         await self._db.close()

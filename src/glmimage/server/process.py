@@ -83,7 +83,9 @@ async def _serve(
     ]
     stop = _stop_on_signals(supervisors)
     async with contextlib.AsyncExitStack() as stack:
-        store = await stack.enter_async_context(await JobStore.open(settings.store_url))
+        store = await stack.enter_async_context(
+            await JobStore.open(settings.store_url, direct_url=settings.database_direct_url)
+        )
         new_key = await make_first_key(store, settings.data_dir) if settings.auth else None
         context = _Certificate(settings)
         serving = Serving(

@@ -160,7 +160,9 @@ class StoreLink:
 
     async def _open(self) -> None:
         self.files = open_file_store(self.settings.files_address)
-        self.store = await JobStore.open(self.settings.store_url)
+        self.store = await JobStore.open(
+            self.settings.store_url, direct_url=self.settings.database_direct_url
+        )
         self._begin_duty("report", self._report_alive, SEEN_EVERY_S)
 
     async def _start(self, revision: str, info: Mapping[str, Any]) -> None:
