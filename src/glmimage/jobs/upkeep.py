@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, bindparam, delete, func, or_, select, text, update
+from sqlalchemy import Connection, bindparam, delete, or_, select, text, update
 
 from . import order
 from .database import is_sqlite, stamp, store_time
@@ -135,9 +135,11 @@ def _revisions_that_wait(connection: Connection) -> list[str]:
 
 
 _NEXT_REVISION = Statement(
-    select(func.min(jobs.c.model_revision)).where(
-        jobs.c.open_stage == "decode", jobs.c.model_revision > bindparam("last")
-    )
+    select(jobs.c.model_revision)
+    .where(jobs.c.open_stage == "decode", jobs.c.model_revision > bindparam("last"))
+    # as one index has them, so that no planner takes another
+    .order_by(jobs.c.model_revision, jobs.c.place, jobs.c.number)
+    .limit(1)
 )
 
 
