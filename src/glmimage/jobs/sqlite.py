@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import random
 import sqlite3
 import threading
@@ -26,6 +27,7 @@ from ..errors import GlmImageError
 from .database import Steps, Topic, Transaction
 from .errors import StoreUnavailable
 from .feed import log
+from .folder_watch import FolderWatch
 from .leases import finish, heartbeat, report, save_priors
 from .queue import claim, enqueue
 from .roster import worker_seen
@@ -40,6 +42,10 @@ POLL_S = 0.002
 IDLE_POLL_S = 0.02
 """How often a waiting store looks whether another process has written; rarer after a while."""
 BUSY_FOR_S = 5.0
+TOLD_POLL_S = 0.1
+"""The same where the kernel tells: it may not, on an unusual file system."""
+SETTLE_S = 0.05
+"""For so long after a write, of which the kernel tells, its commit is looked for, less and less."""
 
 
 class _Task:
@@ -80,6 +86,8 @@ class SqliteDatabase:
         self._readers = ThreadPoolExecutor(NUM_READERS, "store-reader")
         # only asked for data_version, which takes microseconds
         self._watch = sqlite3.connect(path, isolation_level=None)
+        self._folder = FolderWatch(path.parent)
+        self._written_at = -math.inf
         self._leader = path.with_name(f"{path.name}-leader").open("ab")
         self._writer.start()
 
@@ -122,13 +130,21 @@ class SqliteDatabase:
         return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
 
     async def wait(self, topic: Topic, moment: int, timeout_s: float) -> bool:
-        started = time.monotonic()
+        started = now = time.monotonic()
+        if self._folder.works and self._folder.heard():
+            self._written_at = now
         while self.moment(topic) == moment:
-            waited = time.monotonic() - started
-            if waited >= timeout_s:
+            now = time.monotonic()
+            left = started + timeout_s - now
+            if left <= 0:
                 return False
-            pause = POLL_S if waited < BUSY_FOR_S else IDLE_POLL_S
-            await asyncio.sleep(min(pause, timeout_s - waited))
+            if not self._folder.works:
+                pause = POLL_S if now - started < BUSY_FOR_S else IDLE_POLL_S
+                await asyncio.sleep(min(pause, left))
+            elif (since := now - self._written_at) < SETTLE_S:
+                await asyncio.sleep(min(max(POLL_S / 2, since), left))
+            elif await self._folder.sleep(min(TOLD_POLL_S, left)):
+                self._written_at = time.monotonic()
         return True
 
     async def lead(self) -> bool:
@@ -145,6 +161,7 @@ class SqliteDatabase:
         await asyncio.to_thread(self._readers.shutdown)
         for connection in self._connections:
             connection.close()
+        self._folder.close()
         self._watch.close()
         self._engine.dispose()
 

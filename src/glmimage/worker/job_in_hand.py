@@ -15,7 +15,7 @@ from ..evaluation.judge import Reads
 from ..files import FilesError, StorageFull, StorageUnavailable
 from ..jobs import Claim, FileRecord, LeaseLost, Prior, StoreUnavailable, Usage
 from ..telemetry.logs import about_request
-from ..types import Failed, GenerationRequest, PictureReady
+from ..types import Failed, PictureReady
 from .outcome import (
     Encoded,
     Preview,
@@ -72,7 +72,7 @@ class JobInHand:
         self.leaving = False
         self._started = time.monotonic()
         self._pictures: dict[int, Encoded] = {}
-        self._request: GenerationRequest | None = None
+        self._tokens: asyncio.Future[dict[str, int]] | None = None
         self._reader: Reads | None = None
 
     async def tend(self) -> None:
@@ -101,7 +101,7 @@ class JobInHand:
         from .link import Begin
 
         claim, store = self.claim, self.link.store
-        request = self._request = await self._when_storage_is_there(
+        request = await self._when_storage_is_there(
             lambda: self._insist(
                 lambda: build_request(claim, store, self.link.files, self.link.settings.lora_dir)
             )
@@ -124,6 +124,9 @@ class JobInHand:
             else:
                 priors = ()
         self.link.inbox.put(Begin(claim, request, tuple(priors)))
+        if (encoder := self.link.prompt_encoder) is not None:
+            loop = asyncio.get_running_loop()
+            self._tokens = loop.run_in_executor(_finishers, count_tokens, encoder, request)
         return True
 
     async def _handle(self, item: object) -> bool:
@@ -185,17 +188,18 @@ class JobInHand:
         job, settings = self.claim.job, self.link.settings
         painted = [self._pictures[index] for index in range(job.num_images)]
         pictures = choose_pictures(painted, job.input or {})
-        tokens = await self._count_tokens()
+        tokens = {} if self._tokens is None else {"tokens": await self._tokens}
         keep = not (job.input or {}).get("sync_mode", False)
-        records: list[FileRecord] = []
+        lifetime_s, now = settings.output_lifetime_s, time.time()
+        records = [
+            file_record(self.claim, picture, lifetime_s, now) for picture in pictures if keep
+        ]
         try:
             with self._measured("store"):
-                for picture in pictures if keep else ():
-                    lifetime_s = settings.output_lifetime_s
-                    record = file_record(self.claim, picture, lifetime_s, time.time())
-                    records.append(record)
+                logged = asyncio.ensure_future(self._insist(self.link.write_logs))
+                for record, picture in zip(records, pictures, strict=False):
                     await self._put(record, picture.content)
-            await self._insist(self.link.write_logs)
+                await logged
             result, used = self._result(pictures, records) | tokens, self._usage()
             with self.link.tracer.span("finish", job.trace_context):
                 await self._leave(lambda: self.link.store.finish(self.claim, result, records, used))
@@ -214,14 +218,6 @@ class JobInHand:
             self._reader = await loop.run_in_executor(_finishers, self.link.load_reader)
         except GlmImageError as error:
             raise InvalidRequest(error.message, field="text_check", hint=error.hint) from None
-
-    async def _count_tokens(self) -> dict[str, dict[str, int]]:
-        encoder = self.link.prompt_encoder
-        if encoder is None or self._request is None:
-            return {}
-        loop = asyncio.get_running_loop()
-        counted = await loop.run_in_executor(_finishers, count_tokens, encoder, self._request)
-        return {"tokens": counted}
 
     @contextmanager
     def _measured(self, stage: str) -> Iterator[None]:

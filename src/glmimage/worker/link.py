@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+import uvloop
+
 from ..config import Settings
 from ..errors import GlmImageError
 from ..evaluation.judge import Reads
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 BEATS_PER_LEASE = 5
 SEEN_EVERY_S = 2.0
-LOG_EVERY_S = 0.1
+LOG_EVERY_S = 0.2
 CANCEL_PAUSE_S = 0.03
 WAIT_S = 10.0
 PAUSE_S = 1.0
@@ -105,7 +107,7 @@ class StoreLink:
         self.in_hand: dict[str, JobInHand] = {}
         self._entries: list[tuple[str, str, Any]] = []
         self._progress: dict[str, float] = {}
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="store-link")
         self._duties: list[asyncio.Task[None]] = []
         self._room = asyncio.Event()
