@@ -300,7 +300,15 @@ def test_proxy_takes_the_own_address(server):
 def test_proxy_refuses_other_targets(server, target):
     answer = proxied(server, "POST", target, json=BODY)
     assert answer.status_code == 400
-    assert answer.json()["detail"] == "Invalid request"
+    assert answer.json() == "Invalid request"
+    assert answer.headers["x-fal-error-type"] == "bad_request"
+
+
+def test_proxy_takes_options_of_any_kind(server):
+    answer = server.stranger.options("/api/fal/proxy")
+    assert answer.status_code == 204
+    assert "PUT" in answer.headers["access-control-allow-methods"]
+    assert server.http.options("/queue/fal-ai/glm-image").status_code == 405
 
 
 def test_proxy_cannot_reach_itself(server):

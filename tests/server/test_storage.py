@@ -344,10 +344,16 @@ def test_a_full_disk_is_told(server, monkeypatch):
 
     monkeypatch.setattr("glmimage.files.local._finish", full)
     answer = server.http.post("/cdn/files/upload", content=b"x")
-    assert (answer.status_code, answer.json()["detail"]) == (
-        507,
-        "The server has no space left for files.",
-    )
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "detail": "The server has no space left for files. Try again later.",
+        "error_type": "runner_connection_error",
+    }
+    assert answer.headers["x-fal-error-type"] == "runner_connection_error"
+    assert answer.headers["x-fal-retryable"] == "true"
+    assert int(answer.headers["retry-after"]) > 0
+    monkeypatch.undo()
+    assert server.http.post("/cdn/files/upload", content=b"x").status_code == 200
 
 
 def test_without_keys_anybody_uploads(serve):

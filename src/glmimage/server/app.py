@@ -27,13 +27,13 @@ from .access_log import note_answer
 from .background import Background
 from .cors import Cors
 from .fal import cdn, openapi, queue, realtime, run, storage, stream, tokens
-from .fal.errors import RequestError, WireError
+from .fal.errors import RequestError, WireError, error_headers
 from .fal.tokens import key_of_token
 from .openai import errors as openai_errors
 from .openai import images, models, zai
 from .playground import files as playground
 from .preparation import prepare_jobs
-from .responses import error_response
+from .responses import JsonResponse, error_response
 from .routing import Handler, Route, Router, SocketHandler, locate
 from .services import Services
 from .sweeper import Sweeper
@@ -145,7 +145,10 @@ class Application:
             raise WireError(
                 405, {"detail": "Method Not Allowed"}, {"Allow": ", ".join(proxy.METHODS)}
             )
-        inner = proxy.inner_scope(scope, self.services.addresses.own)
+        try:
+            inner = proxy.inner_scope(scope, self.services.addresses.own)
+        except proxy.InvalidTarget as error:
+            return JsonResponse(proxy.INVALID, 400, error_headers(400, error.body))
         inner["open_to_all"] = self.services.settings.open_proxy
         try:
             request = Request(inner, receive)

@@ -6,6 +6,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from ..config import Settings
+from .proxy import is_proxy
 
 METHODS = "GET, POST, PUT, DELETE, HEAD, OPTIONS"
 REQUEST_HEADERS = (
@@ -35,7 +36,10 @@ class Cors:
     def preflight(self, scope: Scope) -> RawHeaders | None:
         """Return the headers of the answer to a preflight; None when the request is none."""
         headers = Headers(scope=scope)
-        if scope["method"] != "OPTIONS" or "access-control-request-method" not in headers:
+        if scope["method"] != "OPTIONS":
+            return None
+        # fal's proxy protocol takes OPTIONS from anybody
+        if "access-control-request-method" not in headers and not is_proxy(scope):
             return None
         asked = headers.get("access-control-request-headers")
         return [

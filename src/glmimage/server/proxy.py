@@ -12,14 +12,15 @@ from .routing import FAL_HOSTS, host_name
 
 PATH = "/api/fal/proxy"
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD")
-_INVALID = "Invalid request"
+INVALID = "Invalid request"
+"""A bare string, which is the whole answer (spec 12)."""
 
 
 class InvalidTarget(WireError):
-    """Refuse a target that is missing or no service of this server; fal answers a bare string."""
+    """Refuse a target that is missing or no service of this server, as fal's own proxy does."""
 
     def __init__(self) -> None:
-        super().__init__(400, {"detail": _INVALID, "error_type": "bad_request"})
+        super().__init__(400, {"detail": INVALID, "error_type": "bad_request"})
 
 
 def is_proxy(scope: Scope) -> bool:

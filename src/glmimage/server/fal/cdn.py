@@ -206,7 +206,8 @@ async def _owner(services: Services, request: Request) -> str | None:
 def _sealed(services: Services, request: Request, kind: str, token: str) -> Upload:
     content = services.signer.unseal(kind, token)
     if content is None or content["id"] != request.path_params["id"]:
-        raise WireError(403, {"detail": "This upload address is wrong or over. Ask for a new one."})
+        detail = "This upload address is wrong or over. Ask for a new one."
+        raise WireError(403, {"detail": detail, "error_type": "bad_request"})
     return Upload.from_token(content)
 
 

@@ -88,7 +88,7 @@ def clean_name(name: str | None) -> str:
 async def receive(services: Services, request: Request, upload: Upload) -> FileRecord:
     """Store the request's body as the file, once; raise 403 when it is there already."""
     if await services.store.get_file(upload.id) is not None:
-        raise WireError(403, {"detail": "This upload address has been used already."})
+        raise _bad(403, "This upload address has been used already.")
     with_limit = _check_length(request, services.settings.max_upload_bytes)
     try:
         size = await services.files.put(
@@ -215,9 +215,7 @@ async def body_of(request: Request) -> AsyncIterator[bytes]:
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise WireError(
-                408, {"detail": f"Nothing of the upload came for {_IDLE_S:g} seconds."}
-            ) from None
+            raise _bad(408, f"Nothing of the upload came for {_IDLE_S:g} seconds.") from None
         except ClientDisconnect:
             raise RequestError("client_disconnected", "The client hung up while it sent.") from None
         yield chunk
@@ -226,16 +224,24 @@ async def body_of(request: Request) -> AsyncIterator[bytes]:
 def refused(error: FilesError) -> WireError:
     """Turn a failure of the file store into an answer."""
     if isinstance(error, TooManyBytes):
-        return WireError(413, {"detail": f"{error.message} {error.hint}".strip()})
-    if isinstance(error, StorageFull):
-        return WireError(507, {"detail": "The server has no space left for files."})
+        return _bad(413, f"{error.message} {error.hint}".strip())
     if isinstance(error, FileMissing):
         return WireError(404, {"detail": "There is no such file."})
-    return WireError(503, {"detail": "The server cannot store files now. Try again later."})
+    full = isinstance(error, StorageFull)
+    reason = "has no space left for files" if full else "cannot store files now"
+    return RequestError(
+        "runner_connection_error",
+        f"The server {reason}. Try again later.",
+        headers={"Retry-After": "30" if full else "5"},
+    )
 
 
 def too_large(limit: int) -> WireError:
-    return WireError(413, {"detail": f"The file has more than {limit} bytes. Send a smaller file."})
+    return _bad(413, f"The file has more than {limit} bytes. Send a smaller file.")
+
+
+def _bad(status: int, detail: str) -> WireError:
+    return WireError(status, {"detail": detail, "error_type": "bad_request"})
 
 
 def _check_length(request: Request, limit: int) -> int:
