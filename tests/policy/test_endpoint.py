@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from glmimage.errors import InvalidSettings
-from glmimage.policy import Endpoint, PromptExpander, ServiceUnavailable, open_policy
+from glmimage.policy import Endpoint, NotConfigured, PromptExpander, ServiceUnavailable, open_policy
 from glmimage.policy.expansion import why_not_usable
 from glmimage.policy.moderation import Moderator
 
@@ -103,6 +103,21 @@ def test_the_order_of_quotes_matters():
     assert why_not_usable("no quotes", "still none") == ""
 
 
+@pytest.mark.parametrize(
+    "quoted", ["«Открыто»", "„Offen“", "‘Open’", "『開店』", "《开业》", "“a «b» c”"]
+)
+def test_quotes_that_the_model_does_not_know_are_kept_as_well(quoted):
+    prompt = f"a sign {quoted} over a door"
+    assert why_not_usable(prompt, f"a large sign {quoted} in gold over a door") == ""
+    assert why_not_usable(prompt, f"a sign {quoted[:-2]}{quoted[-1]} over a door") != ""
+    assert why_not_usable(prompt, "a sign over a door") != ""
+
+
+async def test_a_fence_around_the_answer_is_taken_off():
+    service = Service(chat(f"```text\n{RICH}\n```"))
+    assert (await PromptExpander(service.endpoint()).expand_prompt(PROMPT)).prompt == RICH
+
+
 FAILURES = [
     (Service({}, 500), "status 500"),
     (Service({"error": {"message": "bad key sk-secret"}}, 401), "status 401"),
@@ -145,8 +160,9 @@ async def test_no_endpoint_is_told():
     expansion = await PromptExpander(None).expand_prompt(PROMPT)
     assert expansion.prompt == PROMPT
     assert "not configured" in expansion.note
-    with pytest.raises(ServiceUnavailable, match="not configured"):
+    with pytest.raises(NotConfigured, match="not configured") as caught:
         await PromptExpander(None, on_failure="error").expand_prompt(PROMPT)
+    assert caught.value.code == "feature_not_supported"
 
 
 async def test_moderation_lets_pass_and_refuses():
@@ -157,6 +173,8 @@ async def test_moderation_lets_pass_and_refuses():
     service.answer = moderated(True, violence=True, harassment=False, hate=True)
     refusal = await Moderator(service.endpoint()).moderate(PROMPT)
     assert refusal.kind == "hate"
+    service.answer = {"results": [{"flagged": False}, {"flagged": True, "categories": {"a": True}}]}
+    assert (await Moderator(service.endpoint()).moderate(PROMPT)).kind == "a"
     service.answer = {"results": [{"flagged": True}]}
     assert (await Moderator(service.endpoint()).moderate(PROMPT)).kind == "flagged"
 
@@ -175,10 +193,12 @@ async def test_moderation_lets_pass_and_refuses():
     ],
     ids=lambda service: str(service.answer)[:20],
 )
-async def test_a_failing_moderation_is_an_error_unless_allowed(service):
+async def test_a_failing_moderation_is_an_error_unless_allowed(service, caplog):
     with pytest.raises(ServiceUnavailable, match="could not be checked"):
         await Moderator(service.endpoint()).moderate(PROMPT)
+    caplog.clear()
     assert await Moderator(service.endpoint(), on_failure="allow").moderate(PROMPT) is None
+    assert "without moderation" in caplog.text
 
 
 async def test_the_policy_counts_what_either_refuses():

@@ -221,6 +221,19 @@ def test_expansion_that_is_not_configured(server, serve):
     assert answer.json()["prompt"] == BODY["prompt"]
     strict = serve(open_policy(expansion_on_failure="error"))
     answer = strict.http.post(f"/run/{APP}", json=body)
+    detail = refusal(answer)
+    assert detail["type"] == "feature_not_supported"
+    assert detail["loc"] == ["body", "enable_prompt_expansion"]
+    assert answer.headers["x-fal-retryable"] == "false"
+    job = strict.call(strict.store.get(answer.headers["x-fal-request-id"]))
+    assert job.attempt == 1
+
+
+def test_expansion_that_is_down(serve, elsewhere):
+    Elsewhere.answers["/down/chat/completions"] = (503, b"", "text/plain")
+    endpoint = Endpoint(f"{elsewhere}/down", "model", "", 5.0)
+    strict = serve(open_policy(expansion=endpoint, expansion_on_failure="error"))
+    answer = strict.http.post(f"/run/{APP}", json={**BODY, "enable_prompt_expansion": True})
     assert answer.status_code == 500
     assert answer.json()["detail"][0]["type"] == "downstream_service_unavailable"
     assert answer.headers["x-fal-retryable"] == "true"
@@ -238,6 +251,14 @@ def test_moderation_refuses(serve, elsewhere):
     detail = refusal(refused)
     assert (detail["type"], detail["loc"]) == ("content_policy_violation", ["body", "prompt"])
     assert server.http.post(f"/run/{APP}", json={**BODY, "prompt": "a car"}).status_code == 200
+    Elsewhere.answers["/expand/chat/completions"] = chat("a red bus")
+    expanding = open_policy(
+        moderation=Endpoint(f"{elsewhere}/moderate", "m", "", 5.0),
+        expansion=Endpoint(f"{elsewhere}/expand", "m", "", 5.0),
+    )
+    body = {**BODY, "prompt": "a car", "enable_prompt_expansion": True}
+    answer = serve(expanding).http.post(f"/run/{APP}", json=body)
+    assert refusal(answer)["type"] == "content_policy_violation"
     unchecked = {**BODY, "prompt": "a bus", "enable_safety_checker": False}
     assert server.http.post(f"/run/{APP}", json=unchecked).status_code == 200
 

@@ -10,6 +10,7 @@ PolicyError
 ├── ImageTooLarge             image_too_large; context max_width, max_height, px
 ├── UnsupportedImageFormat    unsupported_image_format; context supported_formats
 └── ServiceUnavailable        downstream_service_unavailable; the moderation or the chat endpoint
+    └── NotConfigured         feature_not_supported; there is no such endpoint
 """
 
 from __future__ import annotations
@@ -69,3 +70,9 @@ class UnsupportedImageFormat(PolicyError):
 
 class ServiceUnavailable(PolicyError):
     code = "downstream_service_unavailable"
+
+
+class NotConfigured(ServiceUnavailable):
+    """Refuse what this server is not set up for; trying again does not help."""
+
+    code = "feature_not_supported"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ..quotes import get_glyph_texts
 from ..types import MAX_PROMPT_CHARACTERS
 from .endpoint import Endpoint
-from .errors import ServiceUnavailable
+from .errors import NotConfigured, ServiceUnavailable
 
 INSTRUCTIONS = """\
 You rewrite prompts for a text-to-image model. Describe subject, setting, composition, light,
@@ -20,6 +21,11 @@ and put nothing else in quotation marks. Do not use apostrophes. Answer with the
 
 # two of them in a text look like a quotation to the model, however often one asks for none
 _APOSTROPHE = re.compile(r"(?<=\w)'(?=\w)")
+# what the model does not take for words to write is quoted text to whoever wrote the prompt
+_MORE_QUOTES = re.compile(
+    r"«[^«»]*»|‹[^‹›]*›|„[^„“”]*[“”]|‘[^‘’]*’(?!\w)|『[^『』]*』|《[^《》]*》|“[^“”]*”"
+)
+_FENCE = re.compile(r"```\w*\n(.*?)\n?```", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -42,23 +48,29 @@ class PromptExpander:
         self._on_failure = on_failure
 
     async def expand_prompt(self, prompt: str) -> Expansion:
-        """Return the richer prompt; raise ServiceUnavailable when failures are to be errors.
+        """Return the richer prompt; where failures are to be errors raise ServiceUnavailable, and
+        NotConfigured without an endpoint.
 
         An answer that changes a quoted text is never used: the text is what the picture is for.
         """
         if self._endpoint is None:
-            return self._failed(prompt, "prompt expansion is not configured on this server")
+            reason = "prompt expansion is not configured on this server"
+            if self._on_failure == "error":
+                raise NotConfigured(
+                    f"The prompt was not expanded: {reason}.",
+                    hint="Send the request without enable_prompt_expansion.",
+                )
+            return Expansion(prompt, False, f"The original prompt is used: {reason}.")
         try:
             question = self._question(self._endpoint, prompt)
             text = _read_answer(await self._endpoint.post("chat/completions", question))
         except ServiceUnavailable as error:
             return self._failed(prompt, f"prompt expansion failed: {error.message}")
+        for candidate in _mended(text):
+            if not why_not_usable(prompt, candidate):
+                return Expansion(candidate, True)
         reason = why_not_usable(prompt, text)
-        if reason and not why_not_usable(prompt, curled := _APOSTROPHE.sub("’", text)):
-            text, reason = curled, ""
-        if reason:
-            return Expansion(prompt, False, f"The original prompt is used: {reason}.")
-        return Expansion(text, True)
+        return Expansion(prompt, False, f"The original prompt is used: {reason}.")
 
     async def close(self) -> None:
         """Release the connection."""
@@ -92,7 +104,18 @@ def why_not_usable(prompt: str, answer: str) -> str:
         return f"the expansion has {len(answer)} characters, more than {MAX_PROMPT_CHARACTERS}"
     if get_glyph_texts(answer) != get_glyph_texts(prompt):
         return "the expansion changed the quoted text"
+    if any(quoted not in answer for quoted in _MORE_QUOTES.findall(prompt)):
+        return "the expansion changed the quoted text"
     return ""
+
+
+def _mended(answer: str) -> Iterator[str]:
+    """Yield the answer, without the fence that some models put around it, and with apostrophes
+    that are no quotes."""
+    fenced = _FENCE.fullmatch(answer)
+    bare = fenced[1].strip() if fenced else answer
+    yield bare
+    yield _APOSTROPHE.sub("’", bare)
 
 
 def _read_answer(answer: Any) -> str:

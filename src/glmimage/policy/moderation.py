@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from .endpoint import Endpoint
 from .errors import ServiceUnavailable
 from .prompt_check import Refusal
+
+log = logging.getLogger(__name__)
 
 
 class Moderator:
@@ -26,6 +29,7 @@ class Moderator:
             return _read_answer(await self._endpoint.post("moderations", body))
         except ServiceUnavailable as error:
             if self._on_failure == "allow":
+                log.warning("A prompt is let through without moderation: %s", error.message)
                 return None
             raise ServiceUnavailable(
                 f"The prompt could not be checked: {error.message}", hint="Try again later."
@@ -37,16 +41,15 @@ class Moderator:
 
 
 def _read_answer(answer: Any) -> Refusal | None:
+    """Return the refusal of the first result that is flagged; a long prompt may have several."""
     try:
-        result = answer["results"][0]
-        flagged = result["flagged"]
-        categories = result.get("categories") or {}
-        names = sorted(name for name, value in categories.items() if value is True)
-    except (KeyError, IndexError, TypeError, AttributeError):
-        flagged = None
-    if not isinstance(flagged, bool):
+        results = [(one["flagged"], one.get("categories") or {}) for one in answer["results"]]
+        names = [sorted(name for name, value in found.items() if value) for _, found in results]
+    except (KeyError, TypeError, AttributeError):
+        results, names = [], []
+    if not results or not all(isinstance(flagged, bool) for flagged, _ in results):
         raise ServiceUnavailable("the answer is not one of a moderation endpoint.")
-    if not flagged:
-        return None
-    kind = names[0] if names else "flagged"
-    return Refusal(kind[:40], "moderation endpoint")
+    for (flagged, _), kinds in zip(results, names, strict=True):
+        if flagged:
+            return Refusal((kinds[0] if kinds else "flagged")[:40], "moderation endpoint")
+    return None

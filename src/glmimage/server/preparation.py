@@ -10,11 +10,12 @@ from contextlib import suppress
 from functools import partial
 
 from ..errors import GlmImageError
-from ..jobs import Claim, LeaseLost
-from ..policy.errors import ServiceUnavailable
+from ..jobs import Claim, Job, LeaseLost
+from ..policy import Refusal
+from ..policy.errors import NotConfigured, ServiceUnavailable
 from ..telemetry.logs import while_about
 from .fal.errors import ModelError, content_policy_violation, detail_item
-from .fal.schemas import ImageToImageInput, validate
+from .fal.schemas import ImageToImageInput, TextToImageInput, validate
 from .live_jobs import patiently
 from .lora_names import lora_identities
 from .references import fetch_missing
@@ -124,19 +125,10 @@ async def _make_ready(services: Services, claim: Claim) -> None:
     job, policy = claim.job, services.policy
     document = dict(job.input or {})
     valid = validate(job.endpoint, document)
-    if valid.enable_safety_checker and policy.moderates:
-        refusal = await policy.moderate_prompt(valid.prompt)
-        if refusal is not None:
-            raise content_policy_violation(refusal.message)
+    if valid.enable_safety_checker:
+        _accept(await policy.moderate_prompt(valid.prompt))
     if valid.enable_prompt_expansion:
-        expansion = await policy.expander.expand_prompt(valid.prompt)
-        if expansion.note:
-            await services.store.log(job.id, expansion.note, "WARN")
-        if valid.enable_safety_checker and expansion.expanded:
-            refusal = policy.check_prompt(expansion.prompt)
-            if refusal is not None:
-                raise content_policy_violation(refusal.message)
-        document["prompt"] = expansion.prompt
+        document["prompt"] = await _expand(services, job, valid)
     file_ids: list[str] = []
     identities: list[str] = []
     if isinstance(valid, ImageToImageInput):
@@ -153,3 +145,26 @@ async def _make_ready(services: Services, claim: Claim) -> None:
         lora_identities(services.settings, valid),
     )
     await patiently(partial(services.store.prepared, claim, document, file_ids, key))
+
+
+async def _expand(services: Services, job: Job, valid: TextToImageInput) -> str:
+    """Return the prompt to paint: what a language model makes of one is checked like any other."""
+    policy = services.policy
+    try:
+        expansion = await policy.expander.expand_prompt(valid.prompt)
+    except NotConfigured as error:
+        message = f"{error.message} {error.hint}"
+        loc = ("body", "enable_prompt_expansion")
+        raise ModelError([detail_item(error.code, message, loc, None, True)]) from None
+    if expansion.note:
+        log.warning("%s", expansion.note)
+        await services.store.log(job.id, expansion.note, "WARN")
+    if valid.enable_safety_checker and expansion.expanded:
+        _accept(policy.check_prompt(expansion.prompt))
+        _accept(await policy.moderate_prompt(expansion.prompt))
+    return expansion.prompt
+
+
+def _accept(refusal: Refusal | None) -> None:
+    if refusal is not None:
+        raise content_policy_violation(refusal.message)
