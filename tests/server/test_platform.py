@@ -292,3 +292,21 @@ def test_previews(used):
     text, _ = used.call(used.store.create_key("another"))
     answer = used.stranger.get(f"{V1}{path}", headers={"authorization": f"Key {text}"})
     assert answer.status_code == 404
+
+
+def test_the_document_is_at_fals_place(server):
+    for url, headers in (
+        (f"{server.url}/platform/v1/openapi.json", {}),
+        (f"{server.url}/v1/openapi.json", {"host": "api.fal.ai"}),
+    ):
+        found = server.stranger.get(url, headers=headers).json()
+        assert found["openapi"] == "3.1.0"
+        assert "/v1/models/usage" in found["paths"]
+        assert found["servers"][0]["url"].endswith("/platform")
+        assert "nullable" not in str(found)
+
+
+def test_a_model_says_since_when_it_is_so(server):
+    (model, _) = server.http.get("/platform/v1/models").json()["models"]
+    at = datetime.fromisoformat(model["metadata"]["updated_at"])
+    assert at <= datetime.now(UTC)

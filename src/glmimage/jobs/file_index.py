@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, text, update
 
+from .database import insert_for
 from .records import AWAITED, Document, FileRecord
-from .schema import files
+from .schema import files, storage_settings
 
 _GET = select(files).where(files.c.id == bindparam("id"))
 
@@ -74,6 +75,21 @@ def set_file_acl(
 def delete_file_rows(connection: Connection, ids: Sequence[str]) -> int:
     """Forget files; the caller deletes the blobs first."""
     return connection.execute(delete(files).where(files.c.id.in_(ids))).rowcount
+
+
+def get_storage_settings(connection: Connection, owner: str) -> Document:
+    """Return the lifecycle that new files of a key get; {} when nothing was set."""
+    query = select(storage_settings.c.lifecycle).where(storage_settings.c.owner == owner)
+    found: Document | None = connection.execute(query).scalar()
+    return found or {}
+
+
+def set_storage_settings(connection: Connection, owner: str, lifecycle: Document) -> None:
+    """Replace the lifecycle that new files of a key get."""
+    insert = insert_for(connection.dialect.name)(storage_settings)
+    row = insert.values(owner=owner, lifecycle=lifecycle)
+    change = {"lifecycle": row.excluded.lifecycle}
+    connection.execute(row.on_conflict_do_update(index_elements=["owner"], set_=change))
 
 
 def _record(row: Row[tuple[object, ...]]) -> FileRecord:

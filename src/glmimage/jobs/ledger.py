@@ -74,6 +74,14 @@ class Ledger:
         """Return uploads that have been awaited since before a time, the oldest first."""
         return await self._db.read(file_index.awaited_files, before, limit)
 
+    async def get_storage_settings(self, owner: str) -> Document:
+        """Return the lifecycle that new files of a key get; {} when nothing was set."""
+        return await self._db.read(file_index.get_storage_settings, owner)
+
+    async def set_storage_settings(self, owner: str, lifecycle: Document) -> None:
+        """Replace the lifecycle that new files of a key get."""
+        await self._db.write(file_index.set_storage_settings, owner, lifecycle)
+
     async def file_arrived(self, id: str, size: int) -> FileRecord | None:
         """Write down that an awaited upload is stored; None when it is forgotten."""
         return await self._db.write(file_index.file_arrived, id, size)

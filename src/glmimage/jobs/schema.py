@@ -261,6 +261,13 @@ api_keys = Table(
     Column("rate", Float),
 )
 
+storage_settings = Table(
+    "storage_settings",
+    metadata,
+    Column("owner", Id, primary_key=True),  # a key, or "" where there are none
+    Column("lifecycle", Document, nullable=False),
+)
+
 files = Table(
     "files",
     metadata,

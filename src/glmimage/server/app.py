@@ -22,7 +22,7 @@ from ..files import FileStore
 from ..jobs import JobStore
 from ..policy.policy import Policy
 from ..telemetry.logs import about_request
-from . import file_access, health, metrics, operator, platform, proxy
+from . import file_access, health, metrics, operator, platform, proxy, storage_settings
 from .access_log import note_answer
 from .background import Background
 from .cors import Cors
@@ -58,6 +58,7 @@ ROUTES: list[Route] = [
     *operator.ROUTES,
     *playground.ROUTES,
     *file_access.ROUTES,
+    *storage_settings.ROUTES,
     *health.ROUTES,
     *metrics.ROUTES,
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -40,7 +41,13 @@ async def models(services: Services, request: Request) -> Response:
         title, category, _ = openapi.TITLES[endpoint]
         model: dict[str, Any] = {
             "endpoint_id": endpoint,
-            "metadata": {"display_name": title, "category": category, "status": "active"},
+            "metadata": {
+                "display_name": title,
+                "category": category,
+                "description": INPUTS[endpoint].__doc__,
+                "status": "active",
+                "updated_at": timestamp(Path(openapi.__file__).stat().st_mtime),
+            },
         }
         if expand:
             model["openapi"] = openapi.document("queue", endpoint)

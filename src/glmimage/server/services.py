@@ -16,6 +16,7 @@ from .counters import Counters
 from .live_jobs import LiveJobs
 from .secret import load_secret
 from .signing import Signer
+from .storage_settings import StorageSettings
 from .stored_files import StoredFiles
 
 
@@ -32,6 +33,7 @@ class Services:
     capacity: Capacity = field(init=False)
     signer: Signer = field(init=False, repr=False)
     stored_files: StoredFiles = field(init=False)
+    storage_settings: StorageSettings = field(init=False)
     tracer: Tracer = field(init=False)
     bucket: SigningStore | None = field(init=False)
     """Where clients read and store files without us; None when all goes through us."""
@@ -49,6 +51,7 @@ class Services:
             ("capacity", Capacity(self.settings, self.store, live)),
             ("signer", Signer(secret)),
             ("stored_files", StoredFiles(self.store)),
+            ("storage_settings", StorageSettings(self.store)),
             ("bucket", bucket),
             ("tracer", open_tracer(self.settings.traces_url, "glmimage-gateway")),
         ):

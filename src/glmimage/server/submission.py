@@ -106,6 +106,9 @@ async def _submit(services: Services, asked: Submission, job_id: str) -> Submitt
     services.keys.count_request(asked.caller.key)
     if asked.surface in DIRECT:
         services.capacity.check_concurrency(asked.caller.key)
+    caller = asked.caller
+    lifecycle = await services.storage_settings.complete(caller.key_id, caller.lifecycle)
+    asked = replace(asked, caller=replace(caller, lifecycle=lifecycle))
     try:
         valid = validate(asked.endpoint, asked.body)
         _check_prompt(services, valid)

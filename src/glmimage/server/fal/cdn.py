@@ -36,8 +36,12 @@ SIGNED_PRIVATE_S = 60.0
 async def upload_file(services: Services, request: Request) -> Response:
     """Take a whole file from the holder of a token (spec 11.1)."""
     owner = await _owner(services, request)
-    upload = Upload.new(
-        request, owner, request.headers.get("x-fal-file-name"), request.headers.get("content-type")
+    upload = await Upload.new(
+        services,
+        request,
+        owner,
+        request.headers.get("x-fal-file-name"),
+        request.headers.get("content-type"),
     )
     await receive(services, request, upload)
     return JsonResponse({"access_url": _address(services, request, upload)})
@@ -46,8 +50,12 @@ async def upload_file(services: Services, request: Request) -> Response:
 async def begin_multipart(services: Services, request: Request) -> Response:
     """Name a file that will come in parts (spec 11.2)."""
     owner = await _owner(services, request)
-    upload = Upload.new(
-        request, owner, request.headers.get("x-fal-file-name"), request.headers.get("content-type")
+    upload = await Upload.new(
+        services,
+        request,
+        owner,
+        request.headers.get("x-fal-file-name"),
+        request.headers.get("content-type"),
     )
     token = services.signer.seal("parts", upload.as_token(), MULTIPART_LIFETIME_S)
     return JsonResponse({"access_url": _address(services, request, upload), "uploadId": token})

@@ -47,6 +47,12 @@ async def openapi_document(services: Services, request: Request) -> Response:
     )
 
 
+async def platform_openapi(services: Services, request: Request) -> Response:
+    """Answer the platform API's own document at fal's place for it, in OpenAPI 3.1."""
+    servers = [{"url": f"{services.addresses.origin(request)}/platform"}]
+    return JsonResponse({**_newer_dialect(document("platform")), "servers": servers})
+
+
 @cache
 def document(surface: str, endpoint: str = TEXT_TO_IMAGE) -> dict[str, Any]:
     """Return a surface's document, without `servers`."""
@@ -246,6 +252,21 @@ def _older_dialect(value: Any) -> Any:
     return value
 
 
+def _newer_dialect(value: Any) -> Any:
+    """Rewrite what OpenAPI 3.1 says in JSON Schema's own way: null is a type."""
+    if isinstance(value, list):
+        return [_newer_dialect(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    value = {key: _newer_dialect(item) for key, item in value.items()}
+    if value.get("openapi") == "3.0.4":
+        value["openapi"] = "3.1.0"
+    if value.pop("nullable", False):
+        value["type"] = [value["type"], "null"]
+    return value
+
+
 ROUTES = [
-    Route("", "GET", "/api/openapi/{surface}/openapi.json", openapi_document, needs_key=False)
+    Route("platform", "GET", "/v1/openapi.json", platform_openapi, needs_key=False),
+    Route("", "GET", "/api/openapi/{surface}/openapi.json", openapi_document, needs_key=False),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..storage_settings import MAX_SECONDS
 from .openapi_shapes import ERROR_SCHEMAS, json_answer, problem, request_id_parameter
 from .schemas import INPUTS
 from .tokens import TokenRequest
@@ -11,6 +12,7 @@ from .tokens import TokenRequest
 _OBJECT = {"type": "object"}
 _ENDPOINT = {"type": "string", "enum": list(INPUTS)}
 _TIME = {"type": "string", "format": "date-time"}
+_SETTINGS_PROBLEMS = ("400", "401", "413", "422")
 
 
 def rest_document() -> dict[str, Any]:
@@ -152,10 +154,11 @@ def _storage_paths() -> dict[str, Any]:
         "required": ["user", "decision"],
         "properties": {"user": {"type": "string"}, "decision": decision},
     }
+    rules = {"type": "array", "items": rule, "nullable": True}
     acl = {
         "type": "object",
         "required": ["default"],
-        "properties": {"default": decision, "rules": {"type": "array", "items": rule}},
+        "properties": {"default": decision, "rules": rules},
     }
     lifetime = {"type": "integer", "minimum": 1, "maximum": 604800}
     problems = ("400", "401", "404")
@@ -169,7 +172,28 @@ def _storage_paths() -> dict[str, Any]:
         *("413", "422"),
     )
     get = _operation("Tell who may read a file.", [url], None, acl, *problems)
+    settings = {
+        "type": "object",
+        "properties": {
+            "expiration_duration_seconds": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": MAX_SECONDS,
+                "nullable": True,
+            },
+            "initial_acl": {
+                "type": "object",
+                "nullable": True,
+                "properties": acl["properties"],
+            },
+        },
+    }
+    read = _operation("Tell how a key's new files are kept.", [], None, settings, "401")
+    keep = _operation(
+        "Replace how a key's new files are kept.", [], settings, settings, *_SETTINGS_PROBLEMS
+    )
     return {
+        "/v1/storage/settings": {"get": read, "put": keep},
         "/v1/storage/files/acl": {"get": get, "put": put},
         "/v1/storage/files/sign": {"post": sign},
     }

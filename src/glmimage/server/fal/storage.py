@@ -71,7 +71,9 @@ async def _initiate(services: Services, request: Request, kind: str, lifetime_s:
             raise RequestError("bad_request", f"`{field}` must be text.")
     key = request.scope.get("api_key")
     owner = key.id if key is not None else None
-    upload = Upload.new(request, owner, body.get("file_name"), body.get("content_type"))
+    upload = await Upload.new(
+        services, request, owner, body.get("file_name"), body.get("content_type")
+    )
     base = services.addresses.files(request)
     by_itself = request.query_params.get("storage_type") != "gcs"
     if kind == "put" and by_itself and services.bucket is not None:

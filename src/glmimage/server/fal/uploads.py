@@ -43,8 +43,13 @@ class Upload:
     lifecycle: dict[str, Any] | None = None
 
     @classmethod
-    def new(
-        cls, request: Request, owner: str | None, name: str | None, content_type: str | None
+    async def new(
+        cls,
+        services: Services,
+        request: Request,
+        owner: str | None,
+        name: str | None,
+        content_type: str | None,
     ) -> Upload:
         """Draw an id; read the lifecycle header; raise 400 `bad_request`."""
         headers = request.headers
@@ -58,7 +63,8 @@ class Upload:
         kind = (content_type or "").strip().lower()
         if not _CONTENT_TYPE.fullmatch(kind):
             kind = "application/octet-stream"
-        return cls(str(uuid.uuid4()), clean_name(name), kind, owner, parse_lifecycle(text))
+        lifecycle = await services.storage_settings.complete(owner, parse_lifecycle(text))
+        return cls(str(uuid.uuid4()), clean_name(name), kind, owner, lifecycle)
 
     @property
     def path(self) -> str:
