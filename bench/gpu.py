@@ -23,6 +23,7 @@ from typing import Any
 import infer
 import torch
 from ceiling import machine_ceiling
+from sides import paint_together
 from torch import nn
 
 # the published config files, as far as the sizes of the networks go
@@ -182,25 +183,14 @@ def upstream_pipeline(folder: Path, scale: str, device: torch.device, dtype: tor
 def run_ours(stages: Any, size: int, steps: int, requests: int) -> dict[str, float]:
     """Make `requests` pictures that wait at once; seconds a picture."""
     from glmimage import GenerationRequest
-    from glmimage.engine.engine import Engine
-    from glmimage.memory import synchronize
-    from glmimage.types import Failed, PictureReady
 
-    engine, spent = Engine(stages), dict.fromkeys(("prior_s", "denoise_s", "decode_s"), 0.0)
-    synchronize(stages.device)
-    started = time.perf_counter()
-    for seed in range(requests):
-        engine.add_request(
+    return paint_together(
+        stages,
+        [
             GenerationRequest(infer.PROMPT, size, size, seed=seed, num_inference_steps=steps)
-        )
-    while engine.has_work:
-        for event in engine.step():
-            assert not isinstance(event, Failed), event.error
-            if isinstance(event, PictureReady):
-                for name in spent:
-                    spent[name] += event.timings[name]
-    spent["total_s"] = time.perf_counter() - started
-    return {name: seconds / requests for name, seconds in spent.items()}
+            for seed in range(requests)
+        ],
+    )
 
 
 def peak_bytes(device: torch.device) -> float:

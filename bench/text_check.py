@@ -16,6 +16,7 @@ import datetime
 import json
 import platform
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -51,7 +52,11 @@ class Tesseract:
 
 def paint(options: argparse.Namespace, rows: list[dict[str, Any]], folder: Path) -> bool:
     """Paint what is missing until the time is over; True when nothing is."""
-    missing = [n for n in range(len(rows)) if not (folder / f"{n}-{options.num - 1}.png").exists()]
+    missing = [
+        number
+        for number in range(len(rows))
+        if not all((folder / f"{number}-{index}.png").exists() for index in range(options.num))
+    ]
     if not missing:
         return True
     from glmimage import Pipeline
@@ -72,7 +77,9 @@ def paint(options: argparse.Namespace, rows: list[dict[str, Any]], folder: Path)
                 num_inference_steps=options.steps,
             )
             for index, image in enumerate(made.images):
-                image.save(folder / f"{number}-{index}.png")
+                # whole or not at all: it may be ended at any moment
+                image.save(folder / "unfinished.png")
+                (folder / "unfinished.png").replace(folder / f"{number}-{index}.png")
     return True
 
 
@@ -100,7 +107,7 @@ def compare(found: list[dict[str, Any]], num: int) -> list[dict[str, Any]]:
     """Return for best of 1 ... num the words that either engine reads in the chosen picture."""
     from glmimage.evaluation.text_check import choose_best
 
-    table = []
+    table, alone = [], []
     for best_of in range(1, num + 1):
         row: dict[str, Any] = {"best_of": best_of}
         chosen = [choose_best(one["chooser"][:best_of], 1)[0] for one in found]
@@ -113,6 +120,11 @@ def compare(found: list[dict[str, Any]], num: int) -> list[dict[str, Any]]:
                 "ned": round(sum(check.similarity for check in checks) / len(checks), 4),
                 "all_words": sum(not check.missing for check in checks),
             }
+            if name == "judge" and best_of == 1:
+                alone = words
+            elif name == "judge":
+                row["gain"] = round(share(words) - share(alone), 4)
+                row["gain_interval"] = interval(words, alone)
         table.append(row)
     # the best the judge itself could have chosen: what any chooser could reach
     best = [one["judge"][choose_best(one["judge"], 1)[0]] for one in found]
@@ -125,27 +137,46 @@ def share(words: list[tuple[int, int]]) -> float:
     return round(sum(found for found, _ in words) / sum(total for _, total in words), 4)
 
 
-def interval(words: list[tuple[int, int]]) -> list[float]:
-    """Return the 95 % interval of the share, resampling prompts."""
-    draw = random.Random(1)
-    shares = sorted(share(draw.choices(words, k=len(words))) for _ in range(RESAMPLES))
-    return [shares[RESAMPLES * 25 // 1000], shares[RESAMPLES * 975 // 1000]]
+def interval(
+    words: list[tuple[int, int]], before: list[tuple[int, int]] | None = None
+) -> list[float]:
+    """Return the 95 % interval of the share, or of what it gains over another of the same prompts.
+
+    Prompts are resampled, each with both of its pictures.
+    """
+    draw, prompts = random.Random(1), range(len(words))
+    values = []
+    for _ in range(RESAMPLES):
+        drawn = draw.choices(prompts, k=len(words))
+        value = share([words[prompt] for prompt in drawn])
+        if before is not None:
+            value -= share([before[prompt] for prompt in drawn])
+        values.append(round(value, 4))
+    values.sort()
+    return [values[RESAMPLES * 25 // 1000], values[RESAMPLES * 975 // 1000]]
 
 
-def card(options: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Say what was measured with what."""
-    from glmimage.evaluation.run import checkpoint_fingerprint, set_fingerprint
-    from glmimage.loading.hub import resolve_model
-
-    checkpoint = checkpoint_fingerprint(resolve_model(options.model))
+def tesseract_version() -> str:
+    """Return its name and version; end with one sentence where it is missing."""
+    if shutil.which("tesseract") is None:
+        raise SystemExit("tesseract, the judge, is missing: apt-get install tesseract-ocr")
     command = ["tesseract", "--version"]
-    judge_version = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return " ".join(printed.split()[:2])
+
+
+def card(
+    options: argparse.Namespace, rows: list[dict[str, Any]], checkpoint: str
+) -> dict[str, Any]:
+    """Say what was measured with what. checkpoint: its fingerprint."""
+    from glmimage.evaluation.run import set_fingerprint
+
     return {
         "date": datetime.date.today().isoformat(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {name: version(name) for name in ("glmimage", "torch", "rapidocr")},
         "chooser": f"rapidocr {version('rapidocr')}",
-        "judge": " ".join(judge_version.split()[:2]),
+        "judge": tesseract_version(),
         "command": " ".join(["python", "bench/text_check.py", *sys.argv[1:]]),
         "model": f"{Path(options.model).name}, {checkpoint}",
         "set": f"{SET.stem}, {set_fingerprint(SET)}",
@@ -165,12 +196,19 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "text_check")
     options = parser.parse_args()
+    from glmimage.evaluation.run import checkpoint_fingerprint
+    from glmimage.loading.hub import resolve_model
+
+    tesseract_version()  # now, and not when all is painted
     rows = json.loads(SET.read_text(encoding="utf-8"))[: options.first]
-    options.out.mkdir(parents=True, exist_ok=True)
-    if not paint(options, rows, options.out):
+    checkpoint = checkpoint_fingerprint(resolve_model(options.model))
+    # pictures of another model or of other steps are not taken for these
+    folder = options.out / f"{checkpoint}-{options.steps}-steps"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not paint(options, rows, folder):
         return
-    table = compare(judge(options, rows, options.out), options.num)
-    result = {"card": card(options, rows), "rows": table}
+    table = compare(judge(options, rows, folder), options.num)
+    result = {"card": card(options, rows, checkpoint), "rows": table}
     part = f"-first-{options.first}" if options.first < NUM_PROMPTS else ""
     name = f"{result['card']['date']}-text-check{part}.json"
     (ROOT / "bench" / "results" / name).write_text(json.dumps(result, indent=1) + "\n")

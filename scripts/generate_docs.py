@@ -16,6 +16,7 @@ import typer
 from api_page import api_page
 from performance import performance_page, read_results, readme_table
 from sizing import sizing_table
+from text_check_table import text_check_table
 
 from glmimage.cli import app
 from glmimage.config import PREFIX, Settings
@@ -107,6 +108,12 @@ def operations() -> str:
     return _between("sizing", text, sizing_table(RESULTS), "docs/operations.md")
 
 
+def nano() -> str:
+    """Put what `best_of` does between its marks."""
+    text = (ROOT / "docs/nano.md").read_text(encoding="utf-8")
+    return _between("text-check", text, text_check_table(RESULTS), "docs/nano.md")
+
+
 def _between(name: str, text: str, content: str, page: str = "README.md") -> str:
     before, mark, rest = text.partition(f"<!-- {name} -->\n")
     _, end_mark, after = rest.partition(f"<!-- /{name} -->")
@@ -128,6 +135,7 @@ def _picture() -> str:
 PAGES = {
     "docs/api.md": lambda: api_page(NOTE),
     "docs/cli.md": command_page,
+    "docs/nano.md": nano,
     "docs/operations.md": operations,
     "docs/performance.md": lambda: performance_page(NOTE, read_results(RESULTS)),
     "README.md": readme,

@@ -45,12 +45,12 @@ def run(snippet, folder, service):
     return done.stdout.split()
 
 
-def painted(service, address):
+def painted(http, address):
     """Fetch a picture by the plain port."""
-    return service.http.get(urlsplit(address).path).raise_for_status().content
+    return http.get(urlsplit(address).path).raise_for_status().content
 
 
-def test_python_and_javascript(visit, service, photos, tmp_path):
+def test_python_and_javascript(visit, service, http, photos, tmp_path):
     """The same picture again: of an edit in a size of one's own, with a seed to the last digit."""
     pytest.importorskip("fal_client", reason="fal-client is not installed")
     page = visit()
@@ -69,15 +69,15 @@ def test_python_and_javascript(visit, service, photos, tmp_path):
         " return one && one.complete && one.naturalWidth }"
     )
     assert f"seed {LARGE_SEED}" in page.locator(".run-facts").inner_text()
-    shown = painted(service, page.locator(".finished img").get_attribute("src"))
+    shown = painted(http, page.locator(".finished img").get_attribute("src"))
     page.click("text=The same call as code")
 
     (address,) = run(copied(page, "Python"), tmp_path, service)
-    assert painted(service, address) == shown
+    assert painted(http, address) == shown
     if not (shutil.which("node") and (CLIENTS / "@fal-ai" / "client").is_dir()):
         pytest.skip(
             "JavaScript was not run: node, or npm ci in tests/clients/javascript, is missing"
         )
     (tmp_path / "node_modules").symlink_to(CLIENTS)
     (address,) = run(copied(page, "JavaScript"), tmp_path, service)
-    assert painted(service, address) == shown
+    assert painted(http, address) == shown

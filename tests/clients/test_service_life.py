@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, text
 from glmimage.jobs.migrations import migrate
 from glmimage.server.serving import find_serving
 
-from .conftest import SERVE
+from ..running_service import ANY_PORTS, SERVE
 
 # polls from the submit to the picture, whatever happens to the server meanwhile
 FOLLOW = """
@@ -135,7 +135,7 @@ def test_two_servers_on_a_folder_of_the_first_release(start_service, tmp_path):
     assert '"seed": 5' in result
 
     process = subprocess.Popen(
-        [*SERVE, "--workers", "0"], env=first.environment, stdout=subprocess.DEVNULL
+        [*SERVE, *ANY_PORTS, "--workers", "0"], env=first.environment, stdout=subprocess.DEVNULL
     )
     try:
         while (second := find_serving(first.data_dir)) == first.serving:

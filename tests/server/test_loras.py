@@ -73,6 +73,17 @@ def test_wrong_adapters_are_refused_in_fals_form(stylish, lora, loc, kind, words
     assert detail["url"].endswith(f"#{kind}")
 
 
+def test_openai_s_form_takes_them_as_well(stylish):
+    asked = {"prompt": "a square", "size": "512x512"}
+    answer = stylish.http.post("/v1/images/generations", json={**asked, "loras": [{"path": "ink"}]})
+    assert answer.status_code == 200, answer.text
+    assert stylish.worker.claimed[-1].input["loras"] == [{"path": "ink", "scale": 1.0}]
+    wrong = stylish.http.post("/v1/images/generations", json={**asked, "loras": [{"path": "oil"}]})
+    assert wrong.status_code == 400
+    assert wrong.json()["error"]["param"] == "loras[0]"
+    assert "known are: ink, neon" in wrong.json()["error"]["message"]
+
+
 def test_too_many(stylish):
     answer = ask(stylish, *[{"path": "ink"}] * 5)
     assert answer.status_code == 422

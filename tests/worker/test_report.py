@@ -125,6 +125,19 @@ def test_what_is_in_hand_is_told(moved):
     assert after["glmimage_worker_memory_bytes",][0] > 50e6
 
 
+def test_the_gpu_is_asked_anew_for_every_heartbeat(moved):
+    """The worker's own way from its device to the store; what CUDA answers is tested below."""
+    found = [{kind: value for (name, kind), (value,) in gpu_rows(numbers)} for numbers in moved]
+    for kinds in found:
+        assert kinds.keys() == {"total", "free", "reserved", "allocated"}
+        assert kinds["free"] + kinds["allocated"] == kinds["total"]
+    assert found[0]["allocated"] != found[-1]["allocated"]
+
+
+def gpu_rows(numbers):
+    return [row for row in numbers.items() if row[0][0] == "glmimage_gpu_memory_bytes"]
+
+
 def test_main_memory_is_measured():
     before = resident_bytes()
     block = bytearray(64 * 2**20)

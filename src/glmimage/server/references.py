@@ -116,7 +116,7 @@ async def _resolve(
     if url[:5].lower() == "data:":
         limit = services.policy.reference_limits.max_bytes
         fetched = await asyncio.to_thread(read_data_uri, url, limit)
-        return await _store(services, fetched, job_id, "a data URI")
+        return await _store(services, fetched, job_id, "that was sent")
     file_id = own_file_id(url, services.addresses.all_own | {origin})
     if file_id is None:
         return None

@@ -20,7 +20,7 @@ STEPS = {"low": 15, "medium": 30, "high": 50}
 QUALITIES = {"auto": "medium", "standard": "medium", "hd": "high", **{name: name for name in STEPS}}
 OWN_FIELDS = (
     "num_inference_steps guidance_scale seed enable_safety_checker enable_prompt_expansion "
-    "text_check best_of"
+    "text_check best_of loras"
 ).split()
 """Ours, as on fal's surfaces: they come by `extra_body`."""
 UNSUPPORTED = {

@@ -76,7 +76,7 @@ export function fraction(state, index) {
 export function outlook(state, index, sinceLast, numSteps, knownStepS) {
   const total = state.numSteps || numSteps;
   const own = total - state.steps[index];
-  const ahead = state.together ? 0 : sum(state.steps.slice(0, index).map((done) => total - done));
+  const ahead = state.together || state.steps[index] ? 0 : stepsAhead(state.steps, index, total);
   const stepS = pace(state.stepMarks);
   if (!state.numSteps) {
     const priorS = pace(state.priorMarks);
@@ -89,6 +89,11 @@ export function outlook(state, index, sinceLast, numSteps, knownStepS) {
   const each = stepS === null ? knownStepS : stepS * (state.together ? state.steps.length : 1);
   const seconds = each === null ? null : Math.max(each * (own + ahead) - sinceLast, 0);
   return { stage: state.steps[index] || !ahead ? "paint" : "wait", seconds };
+}
+
+/** Return the steps that are done before a picture is begun: those of others that are, or come first. */
+function stepsAhead(steps, index, total) {
+  return sum(steps.map((done, other) => (other !== index && (done || other < index) ? total - done : 0)));
 }
 
 /** Return the seconds a step of one picture took, for requests to come; null unless measured. */

@@ -1,0 +1,1 @@
+"""Client tests; a package, so that the service they share ends with them."""

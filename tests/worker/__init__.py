@@ -1,0 +1,1 @@
+"""Worker tests; a package, so that the worker they share ends with them."""
