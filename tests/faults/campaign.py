@@ -11,6 +11,7 @@ is 1 when a job did not end exactly once with the picture that its seed gives.
 
 import argparse
 import json
+import os
 import random
 import signal
 import sys
@@ -18,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import date
 from pathlib import Path
@@ -25,9 +27,11 @@ from pathlib import Path
 import httpx
 
 from .deployment import DEADLINE_S
+from .processes import CONTEXT
 from .receiver import Receiver
 
-STEPS = 10
+STEPS = 10  # the fewest that fal's form takes
+GUIDANCE_SCALE = 1.0  # one pass a step: time goes into jobs and kills
 WORKER_POINTS = [
     *("after claim", "mid-prior", "between stages", "mid-denoise"),
     *("before rename", "before commit", "after commit"),
@@ -45,12 +49,28 @@ HASTE = {
 
 
 class Campaign:
-    """Run a deployment under fire. postgres: a server to restart as well, if any."""
+    """Run a deployment under fire. postgres: a server to restart as well, if any.
 
-    def __init__(self, service, num_jobs, seeds, kill_every_s, postgres=None):
+    kill_for_s: after that long the rest is left in peace. fields: more of each request.
+    """
+
+    def __init__(
+        self,
+        service,
+        num_jobs,
+        seeds,
+        kill_every_s,
+        postgres=None,
+        *,
+        kill_for_s=150.0,
+        draw=0,
+        **fields,
+    ):
         self.service, self.postgres = service, postgres
-        self.num_jobs, self.seeds, self.kill_every_s = num_jobs, seeds, kill_every_s
-        self.draw = random.Random(num_jobs)
+        self.num_jobs, self.seeds = num_jobs, seeds
+        self.kill_every_s, self.kill_for_s = kill_every_s, kill_for_s
+        self.fields = {"num_inference_steps": STEPS} | fields
+        self.draw = random.Random(draw)
         self.receiver = Receiver(refuse_each=10)
         self.accepted, self.kills = {}, Counter()
         self.num_unanswered = 0
@@ -91,7 +111,8 @@ class Campaign:
             while time.monotonic() < deadline:
                 gateway = self.draw.choice(self.gateways)
                 with suppress(httpx.HTTPError):
-                    self.accepted[gateway.submit(self.receiver.url, seed=seed)] = seed
+                    job_id = gateway.submit(self.receiver.url, seed=seed, **self.fields)
+                    self.accepted[job_id] = seed
                     break
                 self.num_unanswered += 1
                 time.sleep(0.2)
@@ -116,8 +137,8 @@ class Campaign:
 
     def _kill(self):
         """Kill something every few seconds, but let one job end in between."""
-        ended = -1
-        while not self._done.wait(self.kill_every_s):
+        ended, until = -1, time.monotonic() + self.kill_for_s
+        while not self._done.wait(self.kill_every_s) and time.monotonic() < until:
             waited = time.monotonic()
             while self._num_ended() == ended and time.monotonic() - waited < 20:
                 if self._done.wait(0.5):
@@ -247,7 +268,11 @@ def main():
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--kill-every", type=float, default=3.0, metavar="SECONDS")
-    parser.add_argument("--seeds", type=int, default=10, help="different pictures")
+    parser.add_argument(
+        "--kill-for", type=float, default=150.0, metavar="SECONDS", help="then let the rest finish"
+    )
+    parser.add_argument("--seeds", type=int, default=8, help="different pictures")
+    parser.add_argument("--draw", type=int, default=0, help="another number kills at other moments")
     parser.add_argument("--out", type=Path, help="where to keep the report as JSON")
     options = parser.parse_args()
 
@@ -262,10 +287,23 @@ def main():
             bucket_and_database(folder, model, options.database, SETTINGS)
         )
         seeds = range(1, options.seeds + 1)
-        campaign = Campaign(service, options.jobs, seeds, options.kill_every, postgres)
+        campaign = Campaign(
+            service,
+            options.jobs,
+            seeds,
+            options.kill_every,
+            postgres,
+            kill_for_s=options.kill_for,
+            draw=options.draw,
+            guidance_scale=GUIDANCE_SCALE,
+        )
         report = {"date": date.today().isoformat(), "database": options.database}
         report |= campaign.run()
-        report |= campaign.compare(Painter(model, STEPS))
+        with ProcessPoolExecutor(os.cpu_count(), CONTEXT) as pool:
+            pictures = dict(
+                zip(seeds, pool.map(Painter(model, STEPS, GUIDANCE_SCALE), seeds), strict=True)
+            )
+        report |= campaign.compare(pictures.__getitem__)
     width = max(map(len, report))
     for name, value in report.items():
         print(f"{name:{width}}  {value}")

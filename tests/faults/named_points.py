@@ -40,6 +40,14 @@ def _after(owner, name, wanted=lambda result: True):
     setattr(owner, name, dying)
 
 
+def before_a_file_is_there():
+    """Die with a file written, or sent to the bucket, that has not got its name."""
+    import obstore
+
+    _before(os, "replace", lambda old, new: old.suffix == ".part")
+    _before(obstore, "put_async")
+
+
 def die_at(point):
     """Patch this process so that it dies at a point of POINTS."""
     from glmimage.jobs import JobStore
@@ -53,7 +61,7 @@ def die_at(point):
         "mid-prior": lambda: _before(StoreLink, "tell", says("prior ")),
         "between stages": lambda: _after(JobStore, "save_priors"),
         "mid-denoise": lambda: _before(StoreLink, "tell", says("step ")),
-        "before rename": lambda: _before(os, "replace", lambda old, new: old.suffix == ".part"),
+        "before rename": before_a_file_is_there,
         "before commit": lambda: _before(JobStore, "finish"),
         "after commit": lambda: _after(JobStore, "finish"),
         # of a gateway

@@ -4,7 +4,6 @@ import asyncio
 import importlib.util
 import uuid
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,9 +83,10 @@ class WrittenPrior(NamedTuple):
 class Painter:
     """Return the PNG of a seed, painted without any service."""
 
-    def __init__(self, model, num_inference_steps):
+    def __init__(self, model, num_inference_steps, guidance_scale=None):
         self.model, self.num_inference_steps = model, num_inference_steps
-        self._paint = cache(self._paint_seed)
+        self.guidance = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+        self._painted = {}
 
     def __call__(self, seed=7, num_inference_steps=None):
         return self._paint(seed, num_inference_steps or self.num_inference_steps)[0]
@@ -97,6 +97,11 @@ class Painter:
         revision = model_revision(self.model, "cpu", "torch.float32", "torch.float32")
         return WrittenPrior(Prior(0, found.large_grid, found.prior_token_ids), revision)
 
+    def _paint(self, seed, steps):
+        if (seed, steps) not in self._painted:
+            self._painted[seed, steps] = self._paint_seed(seed, steps)
+        return self._painted[seed, steps]
+
     def _paint_seed(self, seed, steps):
         import torch
 
@@ -104,7 +109,7 @@ class Painter:
         from glmimage.pipeline import Pipeline
 
         torch.set_num_threads(1)
-        options = {"num_inference_steps": steps, "seed": seed}
+        options = {"num_inference_steps": steps, "seed": seed} | self.guidance
         with Pipeline.load(str(self.model), "cpu", "float32") as pipe:
             events = list(pipe.stream(PROMPT, width=512, height=512, **options))
         (prior,) = (event for event in events if isinstance(event, PriorReady))
