@@ -1,5 +1,6 @@
 """Stored pictures of equal requests, and what happens when nobody can paint."""
 
+import json
 import time
 
 import pytest
@@ -74,6 +75,34 @@ def test_off_with_a_header_and_a_setting(server, serve):
     assert served_from(run(server, {"x-glmimage-cache": "off"}, seed=15)) is None
     off = serve(result_cache=False)
     assert [served_from(run(off, seed=15)) for _ in range(2)] == [None, None]
+
+
+def test_off_means_the_prior_too(paused):
+    jobs = [
+        paused.call(paused.store.get(paused.submit(seed=15, headers=headers)["request_id"]))
+        for headers in ({"x-glmimage-cache": "off"}, {})
+    ]
+    assert [job.input.get("reuse") for job in jobs] == [False, None]
+    assert jobs[0].prior_key == jobs[1].prior_key
+
+
+def test_files_that_others_may_not_read_are_not_served_to_them(server):
+    first = run(server, seed=20)
+    (record,) = server.call(server.store.files_of(first.headers["x-fal-request-id"]))
+    hidden = {"default": "hide", "rules": []}
+    server.call(server.store.set_file_acl(record.id, hidden, record.expires))
+    text, _ = server.call(server.store.create_key("another"))
+    other = {"authorization": f"Key {text}"}
+    wish = {"x-fal-object-lifecycle-preference": json.dumps({"initial_acl": hidden})}
+    assert served_from(run(server, wish, seed=20)) == "cache"
+    assert served_from(run(server, other, seed=20)) is None
+    assert served_from(run(server, {**other, **wish}, seed=20)) is None
+
+
+def test_whoever_wants_a_picture_hidden_gets_one_of_his_own(server):
+    run(server, seed=21)
+    wish = {"x-fal-object-lifecycle-preference": '{"initial_acl": {"default": "hide"}}'}
+    assert served_from(run(server, wish, seed=21)) is None
 
 
 def test_nothing_is_served_once_the_files_are_gone(server):

@@ -22,6 +22,8 @@ Surface = Literal["queue", "run", "stream", "realtime", "openai"]
 Level = Literal["DEBUG", "INFO", "WARN", "ERROR"]
 CancelAnswer = Literal["requested", "done", "missing"]
 
+REUSE_FIELD = "reuse"
+"""Of a job's input: false when its caller wants nothing of an equal request."""
 PREVIEW_FIELD = "preview"
 """Of a job's input: how many previews of each picture its caller asked for."""
 MAX_PREVIEWS = 3

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from starlette.requests import HTTPConnection
 
 from ..jobs import Job, NewJob, QueueFull
-from ..jobs.records import PREVIEW_FIELD, Surface
+from ..jobs.records import PREVIEW_FIELD, REUSE_FIELD, Surface
 from ..telemetry.logs import about_request
 from .capacity import queue_full, same_prompt
 from .fal.caller import Caller
@@ -189,7 +189,8 @@ def _new_job(
         _common(services, asked, job_id),
         input=shorten_urls(stored_input(valid))
         | dict(asked.for_worker)
-        | ({PREVIEW_FIELD: asked.caller.num_previews} if asked.caller.num_previews else {}),
+        | ({PREVIEW_FIELD: asked.caller.num_previews} if asked.caller.num_previews else {})
+        | ({} if asked.caller.use_cache else {REUSE_FIELD: False}),
         width=width,
         height=height,
         seed=seed,
@@ -218,7 +219,7 @@ async def _from_cache(
     if not (services.settings.result_cache and asked.caller.use_cache):
         return None
     found = await services.store.find_cached_result(new.cache_key)
-    hit = found is not None and await _files_live(services, found)
+    hit = found is not None and await _files_serve(services, found, asked.caller)
     services.counters.meters.count("glmimage_result_cache_total", outcome="hit" if hit else "miss")
     if found is None or not hit:
         return None
@@ -258,7 +259,7 @@ async def _find_fallback(
         asked.endpoint, statuses=[(200, 200)], with_payloads=True, limit=FALLBACK_SCAN
     )
     for job in stored:
-        if same_prompt(job, valid.prompt) and await _files_live(services, job):
+        if same_prompt(job, valid.prompt) and await _files_serve(services, job, asked.caller):
             return job
     return None
 
@@ -276,13 +277,15 @@ async def _answer(
     return Submitted(job, 0)
 
 
-async def _files_live(services: Services, job: Job) -> bool:
-    """Say whether every picture of a finished job can still be downloaded."""
+async def _files_serve(services: Services, job: Job, caller: Caller) -> bool:
+    """Say whether every picture of a finished job is there, open to whom this caller wants."""
     images = (job.result or {}).get("images") or []
-    now = time.time()
+    now, wanted = time.time(), (caller.lifecycle or {}).get("initial_acl")
     for image in images:
         record = await services.store.get_file(image["file_id"]) if "file_id" in image else None
         if record is None or (record.expires is not None and record.expires <= now):
+            return False
+        if (record.acl or wanted) and (record.acl != wanted or record.owner != caller.key_id):
             return False
     return bool(images)
 

@@ -14,6 +14,7 @@ from ..errors import GlmImageError, InvalidRequest
 from ..evaluation.judge import Reads
 from ..files import FilesError, StorageFull, StorageUnavailable
 from ..jobs import Claim, FileRecord, LeaseLost, Prior, StoreUnavailable, Usage
+from ..jobs.records import REUSE_FIELD
 from ..telemetry.logs import about_request
 from ..types import Failed, PictureReady
 from .outcome import (
@@ -109,7 +110,8 @@ class JobInHand:
         if reads_text(claim.job.input or {}):
             await self._make_reader()
         priors, prior_key = claim.priors, claim.job.prior_key
-        if not priors and prior_key and self.link.settings.result_cache:
+        wanted = self.link.settings.result_cache and (claim.job.input or {}).get(REUSE_FIELD, True)
+        if not priors and prior_key and wanted:
             revision = self.link.profile.revision
             priors = await self._insist(lambda: store.find_cached_prior(prior_key, revision))
             hit = len(priors) == claim.job.num_images
