@@ -64,7 +64,8 @@ HEADERS = {
     "X-Fal-Object-Lifecycle-Preference": "JSON: `expiration_duration_seconds`, `initial_acl` of "
     "the pictures",
     "X-App-Fal-Disable-Fallback": "any value: no fallback for this request",
-    "X-Glmimage-Cache": "`off`: paint from the beginning, also when equal pictures or their prior are stored",
+    "X-Glmimage-Cache": "`off`: paint from the beginning, also when equal pictures or their "
+    "prior are stored",
     "X-Glmimage-Preview": "`1` (or `on`) to `3`: so many previews of each picture, the first, "
     "small and soft, as soon as its layout is written, the others in equal parts of the painting; "
     "the newest is under `/platform/v1/models/requests/{request_id}/previews`, kept for an hour",
