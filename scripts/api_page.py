@@ -217,8 +217,8 @@ OPENAI_MEANING = {
     "stream": "events `image_generation.completed` or `image_edit.completed`, one a picture",
     "partial_images": "0 to 3, for each picture: `....partial_image`, a JPEG. The first is small "
     "and soft, from the first tokens, for an edit from the first denoise step; the others show at "
-    "half the size what the picture is becoming, after equal parts of the steps. Needs `stream`; "
-    "none with `best_of`",
+    "full size what the picture is becoming, after equal parts of the steps; each of these costs a "
+    "decode. Needs `stream`; none with `best_of`",
     "user": "comes back as `safety_identifier`",
     "safety_identifier": "comes back",
 }

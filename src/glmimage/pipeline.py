@@ -242,13 +242,13 @@ def paint_preview(
 
 @torch.inference_mode()
 def show_expected(stage: DecodeStage, picture: Picture) -> Image.Image | None:
-    """Show what a picture in the denoise loop will become, at half its size; None before it.
+    """Show what a picture in the denoise loop will become; None before it. One decode, no pass.
 
-    No pass of the decoder: only a quarter of what decoding the finished picture takes.
+    In full size: from averaged latents, small letters could not be read.
     """
     if picture.expected is None:
         return None
-    (image,) = decode(stage, torch.nn.functional.avg_pool2d(picture.expected[None], 2))
+    (image,) = decode(stage, picture.expected[None])
     return image
 
 

@@ -99,7 +99,8 @@ def test_streams(client):
     assert [event.type.partition(".")[2] for event in partials] == ["partial_image"] * 3
     for number, partial in enumerate(partials):
         with opened(partial) as picture:
-            assert (picture.format, picture.size) == ("JPEG", (256, 256))
+            side = 512 if number else 256
+            assert (picture.format, picture.size) == ("JPEG", (side, side))
             picture.load()
         assert (partial.partial_image_index, partial.output_format) == (number, "jpeg")
     assert completed.type == "image_generation.completed"

@@ -55,7 +55,7 @@ const getJson = async (path) => (await send(path)).json();
 export async function submit(endpoint, input) {
   const answer = await send(`/queue/${endpoint}`, {
     method: "POST",
-    headers: { "content-type": "application/json", "x-glmimage-preview": "3" },
+    headers: { "content-type": "application/json", "x-glmimage-preview": "2" },
     body: inputToJson(input),
   });
   return (await answer.json()).request_id;
