@@ -238,6 +238,18 @@ def test_origins_can_be_named(serve):
     assert "access-control-allow-origin" not in other.headers
 
 
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        (f"/queue/{APP}/video", f"Path '{APP}/video' not found"),
+        ("/run/fal-ai/flux/dev", "Application 'fal-ai/flux' not found"),
+    ],
+)
+def test_what_is_not_served_is_named(server, path, detail):
+    answer = server.http.post(path, json=BODY)
+    assert (answer.status_code, answer.json()) == (404, {"detail": detail})
+
+
 def proxied(server, method, target, client=None, **options):
     headers = {"x-fal-target-url": target, **options.pop("headers", {})}
     client = client or server.http

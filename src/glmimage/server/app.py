@@ -28,6 +28,7 @@ from .background import Background
 from .cors import Cors
 from .fal import cdn, openapi, queue, realtime, run, storage, stream, tokens
 from .fal.errors import RequestError, WireError, error_headers
+from .fal.schemas import APP
 from .fal.tokens import key_of_token
 from .openai import errors as openai_errors
 from .openai import images, models, zai
@@ -270,7 +271,10 @@ def _stopping() -> RequestError:
 def _not_found(surface: str, path: str) -> str:
     if surface in ("queue", "run"):
         parts = path.strip("/").split("/")
-        return f"Application '{'/'.join(parts[:2])[:100]}' not found"
+        app = "/".join(parts[:2])
+        if app == APP:
+            return f"Path '{'/'.join(parts)[:100]}' not found"
+        return f"Application '{app[:100]}' not found"
     if surface == "":
         return (
             "Path not found. fal's API is below /queue, /run, /rest, /cdn and /platform here, "
