@@ -29,8 +29,9 @@ demo: setup
 	@mkdir -p $(dir $(DEMO_FILE))
 	$(BIN)/glmimage generate "$(DEMO_PROMPT)" -o $(DEMO_FILE) $(DEMO_OPTIONS)
 
+# two at a time: each that starts a service has a port, a folder and a database of its own
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

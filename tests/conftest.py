@@ -13,6 +13,15 @@ ROOT = Path(__file__).parents[1]
 os.environ.pop("HF_HUB_OFFLINE", None)
 
 
+@pytest.fixture(autouse=True)
+def own_environment():
+    """Take back what a test changes in the environment, as commands run in this process do."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory):
     """Write the toy checkpoint once; tests that break it copy it first."""

@@ -33,7 +33,7 @@ def serve_http(
     painter: Paints, version: str, host: str, port: int, say: Callable[[str], None]
 ) -> None:
     """Listen on a loopback address until Ctrl-C or SIGTERM; raise InvalidSettings."""
-    listener = _bind(host, port)
+    listener = _listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     server = build_server(painter, version, reads_files=False)
     app = server.streamable_http_app(
@@ -51,12 +51,14 @@ def serve_http(
     asyncio.run(run())
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
+    """Whoever reads the address may come at once: they wait until they are served."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen()
     except OSError as error:
         listener.close()
         raise InvalidSettings(
