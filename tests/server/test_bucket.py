@@ -292,6 +292,16 @@ def test_what_was_stored_and_never_asked_for_expires_too(straight, browser):
     assert not any(record.id in path for path in objects(straight))
 
 
+def test_a_server_that_died_over_an_upload(straight, browser):
+    """The file is where it belongs, and nobody has written it down."""
+    upload_url, url = initiate(straight)
+    put(browser, upload_url)
+    record = record_of(straight, url)
+    straight.call(straight.files.rename(incoming_path(record.id), record.path))
+    assert browser.get(url, follow_redirects=True).content == CONTENT
+    assert record_of(straight, url).kind == "upload"
+
+
 def test_two_servers_take_the_same_upload_in(straight, browser):
     import asyncio
 
