@@ -133,6 +133,8 @@ def test_edit_with_two_references(visit, photos, shoot):
     page.keyboard.press("Enter")
     assert page.locator(".reference img").first.get_attribute("alt") == "Subject: hills.png"
     assert "hills.png is now the subject" in page.locator("[aria-live]").inner_text()
+    page.get_by_role("button", name="Other background").click()
+    assert "background" in page.input_value("#prompt")
     shoot(page, "08-references")
     with page.expect_request(lambda request: request.url.endswith("/image-to-image")) as sent:
         paint(page, prompt="Apply a watercolor style while preserving the subject")

@@ -1,5 +1,5 @@
 // What to paint: prompt, references, size and the rest, with the API's own names and limits.
-import { EXAMPLES } from "./examples.js";
+import { EDIT_EXAMPLES, EXAMPLES } from "./examples.js";
 import { Icon } from "./icons.js";
 import { References } from "./references.js";
 import { seedFault } from "./seeds.js";
@@ -135,15 +135,16 @@ function Fault({ id, text }) {
 }
 
 function Prompt({ draft, change, fault, edits }) {
+  const examples = edits ? EDIT_EXAMPLES : EXAMPLES;
   return html`<div class="field prompt">
     <label for="prompt">${edits ? "What should become of it" : "Describe the picture"}</label>
     <textarea id="prompt" rows="4" value=${draft.prompt} aria-describedby=${fault ? "prompt-fault" : "prompt-hint"}
-      aria-invalid=${fault ? "true" : null} placeholder="A poster with the headline 'OPEN'"
+      aria-invalid=${fault ? "true" : null} placeholder=${examples[0].prompt}
       onInput=${(event) => change({ prompt: event.target.value })}></textarea>
     <${Fault} id="prompt-fault" text=${fault} />
     <p class="hint" id="prompt-hint">Put the words that should be written in quotes.</p>
     <div class="chips" role="group" aria-label="Examples">
-      ${EXAMPLES.map(({ name, prompt }) => html`<button type="button" class="chip" title=${prompt}
+      ${examples.map(({ name, prompt }) => html`<button type="button" class="chip" title=${prompt}
         onClick=${() => { change({ prompt }); document.getElementById("prompt").focus(); }}>${name}</button>`)}
     </div>
   </div>`;

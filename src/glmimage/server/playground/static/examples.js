@@ -6,4 +6,9 @@ export const EXAMPLES = [
   { name: "Book cover", prompt: "A book cover with the title 'THE GARDEN', a red circle above it" },
   { name: "Sale", prompt: "A shop window poster that says 'SALE' in large red letters on white" },
 ];
-export const EDIT_EXAMPLE = { name: "Edit a photo", prompt: "Apply a watercolor style while preserving the subject" };
+/** For when there are references. */
+export const EDIT_EXAMPLES = [
+  { name: "Watercolor", prompt: "Apply a watercolor style while preserving the subject" },
+  { name: "Other words", prompt: "Change the headline to 'TONIGHT', keep everything else" },
+  { name: "Other background", prompt: "Make the background deep green, keep everything else" },
+];
