@@ -78,7 +78,7 @@ def test_full_id_and_slash_are_aliases(server, app, suffix):
 
 
 @pytest.mark.parametrize("call", ["", "/status", "/status/stream", "/response"])
-@pytest.mark.parametrize("request_id", [str(uuid.uuid4()), "nonsense", "%00", "..%2F..", "é"])
+@pytest.mark.parametrize("request_id", ["95900f6c-09be-4536-b2d6-2ef993bf9c1d", "nonsense", "%00", "..%2F..", "é"])
 def test_unknown_request(server, call, request_id):
     answer = server.http.get(f"{one(request_id)}{call}")
     assert answer.status_code == 404
