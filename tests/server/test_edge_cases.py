@@ -7,7 +7,8 @@ import pytest
 TESTS = Path(__file__).parents[1]
 APP = "fal-ai/glm-image"
 BODY = {"prompt": "a square", "image_size": "square"}
-QUEUE, RUN = "server/test_queue.py", "server/test_run.py"
+QUEUE, SUBMIT = "server/test_queue.py", "server/test_queue_submit.py"
+STATUS, RUN = "server/test_queue_status.py", "server/test_run.py"
 HERE = "server/test_edge_cases.py"
 PYTHON = "clients/test_python_sync.py"
 JAVASCRIPT = "clients/javascript"
@@ -36,20 +37,20 @@ CASES = {
         f"{JAVASCRIPT}/client.test.mjs": ["a wrong key is refused"],
     },
     "malformed JSON body": {
-        QUEUE: ["test_malformed_json_is_refused_at_submit"],
+        SUBMIT: ["test_malformed_json_is_refused_at_submit"],
         "server/test_bad_requests.py": ["test_bodies"],
     },
     "body is JSON but not an object": {
-        QUEUE: ["test_a_body_that_is_no_object"],
+        SUBMIT: ["test_a_body_that_is_no_object"],
         "server/test_bad_requests.py": ["test_bodies"],
     },
     "invalid field": {
-        QUEUE: ["test_an_invalid_input_is_told_by_its_result"],
+        SUBMIT: ["test_an_invalid_input_is_told_by_its_result"],
         PYTHON: ["test_invalid_input_is_told_by_subscribe_and_run"],
         f"{JAVASCRIPT}/client.test.mjs": ["invalid input is a ValidationError with its fields"],
     },
     "start deadline passed in the queue": {
-        QUEUE: ["test_start_deadline_passes_in_the_queue"],
+        SUBMIT: ["test_start_deadline_passes_in_the_queue"],
         PYTHON: ["test_a_start_that_comes_too_late"],
         f"{JAVASCRIPT}/late_start.test.mjs": ["subscribe"],
     },
@@ -58,7 +59,7 @@ CASES = {
         f"{JAVASCRIPT}/late_start.test.mjs": ["run"],
     },
     "queue longer than fal_max_queue_length": {
-        QUEUE: ["test_max_queue_length_of_the_caller", "test_bad_max_queue_length"],
+        SUBMIT: ["test_max_queue_length_of_the_caller", "test_bad_max_queue_length"],
         HERE: ["test_a_full_queue_is_asked_again_by_the_client"],
     },
     "unknown endpoint": {
@@ -66,7 +67,7 @@ CASES = {
         PYTHON: ["test_an_unknown_endpoint"],
     },
     "bad timeout header": {
-        QUEUE: ["test_bad_timeout_headers"],
+        SUBMIT: ["test_bad_timeout_headers"],
         "server/test_bad_requests.py": ["test_headers"],
     },
     "generation crashes": {
@@ -84,7 +85,7 @@ CASES = {
         "server/test_sweeper.py": ["test_old_results_go_and_the_request_is_not_found"],
     },
     "queue position": {
-        QUEUE: ["test_queued_has_a_position_that_falls"],
+        STATUS: ["test_queued_has_a_position_that_falls"],
         PYTHON: ["test_cancel_by_id_while_it_waits"],
     },
     "client disconnects": {
@@ -93,7 +94,7 @@ CASES = {
             "test_who_hangs_up_while_queued_cancels_too",
             "test_who_leaves_a_stream_cancels_the_work",
         ],
-        QUEUE: ["test_a_client_that_leaves_does_not_stop_a_queued_request"],
+        STATUS: ["test_a_client_that_leaves_does_not_stop_a_queued_request"],
         "server/test_realtime.py": ["test_who_closes_the_socket_cancels_the_work"],
         "clients/test_python_async.py": ["test_a_client_that_goes_away_cancels_its_run"],
     },

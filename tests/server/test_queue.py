@@ -12,6 +12,7 @@ PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAAKUlEQVR4nO3NMQEAAAjDMMC"
     "/ZzDBvlRA01vZJvwHAAAAAAAAAAAAbx2jxAE/i2AjOgAAAABJRU5ErkJggg=="
 )
+NOBODYS = "95900f6c-09be-4536-b2d6-2ef993bf9c1d"
 
 
 def one(request_id, app=APP):
@@ -78,7 +79,7 @@ def test_full_id_and_slash_are_aliases(server, app, suffix):
 
 
 @pytest.mark.parametrize("call", ["", "/status", "/status/stream", "/response"])
-@pytest.mark.parametrize("request_id", ["95900f6c-09be-4536-b2d6-2ef993bf9c1d", "nonsense", "%00", "..%2F..", "é"])
+@pytest.mark.parametrize("request_id", [NOBODYS, "nonsense", "%00", "..%2F..", "é"])
 def test_unknown_request(server, call, request_id):
     answer = server.http.get(f"{one(request_id)}{call}")
     assert answer.status_code == 404
