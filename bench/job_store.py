@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ENDPOINT = "fal-ai/glm-image"
 INPUT = {"prompt": "A conference poster with the headline 'AI Summit 2026'", "seed": 7}
 OPERATIONS = ("enqueue", "claim", "finish", "position")
-TARGETS = {"sqlite": "200, better 500", "postgresql": "300, better 500"}
+TARGETS = {"sqlite": "200, better 300", "postgresql": "300, better 500"}
 CLAIM_TARGET = "20, at a million"
 
 

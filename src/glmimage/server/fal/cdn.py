@@ -35,28 +35,14 @@ SIGNED_PRIVATE_S = 60.0
 
 async def upload_file(services: Services, request: Request) -> Response:
     """Take a whole file from the holder of a token (spec 11.1)."""
-    owner = await _owner(services, request)
-    upload = await Upload.new(
-        services,
-        request,
-        owner,
-        request.headers.get("x-fal-file-name"),
-        request.headers.get("content-type"),
-    )
+    upload = await _announced(services, request)
     await receive(services, request, upload)
     return JsonResponse({"access_url": _address(services, request, upload)})
 
 
 async def begin_multipart(services: Services, request: Request) -> Response:
     """Name a file that will come in parts (spec 11.2)."""
-    owner = await _owner(services, request)
-    upload = await Upload.new(
-        services,
-        request,
-        owner,
-        request.headers.get("x-fal-file-name"),
-        request.headers.get("content-type"),
-    )
+    upload = await _announced(services, request)
     token = services.signer.seal("parts", upload.as_token(), MULTIPART_LIFETIME_S)
     return JsonResponse({"access_url": _address(services, request, upload), "uploadId": token})
 
@@ -198,6 +184,13 @@ def _is_signed(services: Services, request: Request, record: FileRecord) -> bool
     """Say whether the address was signed for this file by its owner, and still holds."""
     token = services.signer.unseal("read", request.query_params.get("identity", ""))
     return token is not None and token["id"] == record.id
+
+
+async def _announced(services: Services, request: Request) -> Upload:
+    """Return the file that the headers of a token's holder announce."""
+    owner, headers = await _owner(services, request), request.headers
+    name, content_type = headers.get("x-fal-file-name"), headers.get("content-type")
+    return await Upload.new(services, request, owner, name, content_type)
 
 
 async def _owner(services: Services, request: Request) -> str | None:
