@@ -162,7 +162,10 @@ class Deployment:
         return self("enqueue", NewJob(ENDPOINT, values, **job))[0].id
 
     def submit_written(self, written, **changes):
-        """Queue a picture whose prior a worker has written already. written: a WrittenPrior."""
+        """Queue a picture whose prior a worker has written already, before any worker that lives.
+
+        written: a WrittenPrior.
+        """
         job_id = self.submit(**changes)
         (claim,) = self("claim", "the prior's", ["prior"], 1, 60.0)
         assert claim.job.id == job_id

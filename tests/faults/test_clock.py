@@ -23,9 +23,9 @@ def test_put_forward_nobody_loses_a_lease(deploy, expected, written, clock):
     """All leases have run out at once, yet the worker is as alive as before."""
     service = deploy()
     service.gateway(clock=clock)
-    worker = service.worker(clock=clock)
     steps = {"num_inference_steps": 60}
     job_id = service.submit_written(written, input=steps, max_attempts=1)
+    worker = service.worker(clock=clock)
     service.wait(job_id, lambda job: job.progress > 0.35)
     for _ in range(3):
         clock.value += HOUR_S

@@ -20,8 +20,8 @@ def test_a_bucket_that_refuses_writes(deploy, expected, written, bucket, status)
     """For longer than the attempts of a job would last: it is painted once, and stored later."""
     service = deploy(files_url=bucket.url)
     bucket.refusing = status
-    worker = service.worker()
     job_id = service.submit_written(written, max_attempts=1)
+    worker = service.worker()
     until(waits(service), worker.is_alive)
     time.sleep(2.5)
     assert service("get", job_id).state == "running"
@@ -38,13 +38,11 @@ def test_a_job_that_waits_for_the_storage_can_be_cancelled_and_handed_back(
 ):
     service = deploy(files_url=bucket.url)
     bucket.refusing = 403
+    both = first, second = [service.submit_written(written) for _ in range(2)]
     worker = service.worker()
-    first = service.submit_written(written)
-    until(waits(service), worker.is_alive)
+    until(lambda: all(f"Job {id} waits" in service.logs() for id in both), worker.is_alive)
     assert service("cancel", first) == "requested"
     assert service.wait(first).state == "cancelled"
-    second = service.submit_written(written)
-    until(lambda: f"Job {second} waits" in service.logs(), worker.is_alive)
     os.kill(worker.pid, signal.SIGTERM)
     worker.join()
     assert worker.exitcode == 0
