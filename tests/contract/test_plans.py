@@ -101,7 +101,8 @@ def plans_of(connection, call):
 
         def recorded(self, connection, values):
             rows = run(self, connection, values)
-            asked.append((self._compiled.text, [None] * len(self._compiled.binds)))
+            compiled = self.compiled(connection, values)
+            asked.append((compiled.text, [None] * len(compiled.binds)))
             return rows
 
         patch.setattr(Statement, "all", recorded)

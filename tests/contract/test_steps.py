@@ -1,10 +1,11 @@
 """Enqueue, claim and finish as each database runs them, against the plain way, call by call."""
 
+import asyncio
 import dataclasses
 
 import pytest
 
-from glmimage.jobs import FileRecord, JobStore, LeaseLost, QueueFull, Usage
+from glmimage.jobs import FileRecord, JobStore, LeaseLost, QueueFull, StoreUnavailable, Usage
 from glmimage.jobs import leases as plain_leases
 from glmimage.jobs import queue as plain_queue
 
@@ -97,3 +98,87 @@ async def empty_again(store, database_url):
 
     await store._db.write(empty)
     return await JobStore.open(database_url, create=False)
+
+
+@pytest.fixture
+def sent_together(monkeypatch):
+    """Collect how many of one statement PostgreSQL was sent at a time."""
+    from glmimage.jobs import postgres_batch
+
+    numbers, run_each = [], postgres_batch.run_each
+
+    def counted(statement, connection, many):
+        numbers.append(len(many))
+        return run_each(statement, connection, many)
+
+    monkeypatch.setattr(postgres_batch, "run_each", counted)
+    return numbers
+
+
+async def at_once(calls):
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_what_comes_together_is_answered_each_for_itself(
+    store, new_job, sent_together, database_url
+):
+    """Twelve callers at a time, some of whom are refused."""
+    limits = [None, 2] * 6
+    queued = await at_once(
+        store.enqueue(new_job(seed=n, max_queue_length=limits[n])) for n in range(12)
+    )
+    refused = {n for n, answer in enumerate(queued) if isinstance(answer, QueueFull)}
+    assert refused == {3, 5, 7, 9, 11}
+    seeds = [0, 1, 2, 4, 6, 8, 10]
+    taken = [queued[seed] for seed in seeds]
+    assert [(job.seed, position) for job, position in taken] == [
+        (seed, n) for n, seed in enumerate(seeds)
+    ]
+    for job, _ in taken:
+        assert await store.get(job.id) == job
+    claimed = await at_once(store.claim(f"w{n % 3}", ["prior"], 1 + n % 2, 60.0) for n in range(7))
+    claims = [claim for found in claimed for claim in found]
+    assert all(len(found) <= 1 + n % 2 for n, found in enumerate(claimed))
+    assert sorted(claim.job.seed for claim in claims) == seeds
+    assert all(claim.worker_id == f"w{n % 3}" for n, found in enumerate(claimed) for claim in found)
+    assert [(await store.get(claim.job.id)).worker_id for claim in claims] == [
+        claim.worker_id for claim in claims
+    ]
+    stale = dataclasses.replace(claims[3], fence=claims[3].fence - 1)
+    ended = await at_once(
+        store.finish(claim, {"n": n}, [record(f"f{n}", claim.job.id)], Usage(n, 0.15, 1.0))
+        for n, claim in enumerate([*claims[:3], stale, *claims[4:]])
+    )
+    assert isinstance(ended.pop(3), LeaseLost)
+    assert [job.id for job in ended] == [claim.job.id for claim in claims if claim is not claims[3]]
+    assert [(await store.get(job.id)).result["n"] for job in ended] == [0, 1, 2, 4, 5, 6]
+    paid = [event.megapixels for event in await store.billing_events()]
+    assert sorted(paid) == [0, 1, 2, 4, 5, 6]
+    if database_url.startswith("postgresql"):
+        assert max(sent_together) > 4
+
+
+async def test_one_that_fails_takes_nobody_along(store, new_job, sent_together):
+    """A file's id that was used before breaks the statement, and with it the transaction."""
+    for _ in range(5):
+        await store.enqueue(new_job())
+    claims = await store.claim("w", ["prior"], 5, 60.0)
+    names = ["a", "b", "a", "c", "d"]
+    ended = await at_once(
+        store.finish(claim, {}, [record(name, claim.job.id)], None)
+        for name, claim in zip(names, claims, strict=True)
+    )
+    failed = [n for n, answer in enumerate(ended) if isinstance(answer, Exception)]
+    assert failed == [2]
+    assert isinstance(ended[2], StoreUnavailable)
+    states = [(await store.get(claim.job.id)).state for claim in claims]
+    assert states == ["done", "done", "running", "done", "done"]
+
+
+async def test_keys_with_limits_are_kept_to_when_all_claim_at_once(store, new_job, sent_together):
+    _, key = await store.create_key("limited", concurrency=2)
+    for n in range(6):
+        await store.enqueue(new_job(seed=n, api_key_id=key.id if n < 4 else None))
+    claimed = await at_once(store.claim("w", ["prior"], 1, 60.0) for _ in range(6))
+    seeds = [claim.job.seed for found in claimed for claim in found]
+    assert sorted(seeds) == [0, 1, 4, 5]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar, get_args
@@ -19,7 +19,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from .database import Steps, Topic, Transaction
-from .errors import LeaseLost, QueueFull, StoreUnavailable, WrongState
+from .errors import StoreUnavailable
+from .postgres_batch import Call, OneFailed, connection_lost, repeatable, run_all
 from .postgres_sessions import (
     SESSION,
     SILENCE_S,
@@ -43,8 +44,6 @@ MAX_BATCH = 64
 NUM_TRIES = 5
 RECONNECT_S = 1.0
 CHECK_LISTENER_S = 30.0
-# deadlock, serialisation failure: the other transaction has won, and this one may run again
-REPEATABLE = frozenset({"40P01", "40001"})
 
 
 class PostgresDatabase:
@@ -90,14 +89,14 @@ class PostgresDatabase:
 
     async def read(self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a transaction; a lost connection is replaced."""
-        work = _bind(transaction, args, kwargs)
+        work = Call(transaction, args, kwargs)
         result: T = await self._run(self._readers, work, lost_repeats=True)
         return result
 
     async def write(self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a transaction and return when it is on disk."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        task = _Task(_bind(transaction, args, kwargs), future, _order_of(args))
+        task = _Task(Call(transaction, args, kwargs), future, _order_of(args))
         # what moves a key's clock apart from all else, so that one is prepared while one commits
         lane = self._lanes[bool(task.order)]
         lane.inbox.append(task)
@@ -162,18 +161,18 @@ class PostgresDatabase:
 
     async def _answers(self, batch: list[_Task]) -> list[Any]:
         """Commit transactions together; those of a batch with a failure each alone."""
-        works = [task.work for task in batch]
-        if len(works) > 1:
+        calls = [task.call for task in batch]
+        if len(calls) > 1:
             try:
-                return list(await self._run(self._writer, partial(_run_all, works)))
+                return list(await self._run(self._writer, partial(run_all, calls)))
             except StoreUnavailable as error:
                 return [error] * len(batch)
-            except _OneFailed:
+            except OneFailed:
                 pass
         answers: list[Any] = []
-        for work in works:
+        for call in calls:
             try:
-                answers.append(await self._run(self._writer, work))
+                answers.append(await self._run(self._writer, call))
             except Exception as error:
                 answers.append(error)
         return answers
@@ -194,9 +193,9 @@ class PostgresDatabase:
                 return answer
             except TimeoutError as error:
                 raise unavailable(error) from None
-            except (DBAPIError, OSError, asyncpg.PostgresError) as error:
-                may_repeat = _repeatable(error) or (
-                    _connection_lost(error) and (lost_repeats or not committing)
+            except (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                may_repeat = repeatable(error) or (
+                    connection_lost(error) and (lost_repeats or not committing)
                 )
                 if not may_repeat or attempt == NUM_TRIES - 1:
                     raise unavailable(error) from None
@@ -243,7 +242,7 @@ class PostgresDatabase:
 class _Task(NamedTuple):
     """A transaction that somebody waits for."""
 
-    work: Callable[[Connection], Any]
+    call: Call
     future: asyncio.Future[Any]
     order: tuple[str, ...]
 
@@ -256,41 +255,7 @@ class _Lane:
         self.asked = asyncio.Event()
 
 
-class _OneFailed(Exception):
-    """Say that a transaction of several has failed, so that nothing is kept of any."""
-
-
-def _bind(transaction: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return lambda connection: transaction(connection, *args, **kwargs)
-
-
 def _order_of(args: tuple[Any, ...]) -> tuple[str, ...]:
     """Let all processes move the keys' clocks in one order, lest they wait for each other."""
     new = args[0] if args else None
     return (new.api_key_id or "", new.priority) if isinstance(new, NewJob) else ()
-
-
-def _run_all(batch: Sequence[Callable[[Connection], Any]], connection: Connection) -> list[Any]:
-    answers: list[Any] = []
-    for work in batch:
-        try:
-            answers.append(work(connection))
-        except (LeaseLost, QueueFull, WrongState) as error:  # said before anything is written
-            answers.append(error)
-        except DBAPIError as error:
-            if error.connection_invalidated or _repeatable(error):
-                raise
-            raise _OneFailed from None
-        except Exception:
-            raise _OneFailed from None
-    return answers
-
-
-def _repeatable(error: BaseException) -> bool:
-    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", "") in REPEATABLE
-
-
-def _connection_lost(error: BaseException) -> bool:
-    if isinstance(error, DBAPIError):
-        return error.connection_invalidated
-    return isinstance(error, OSError | asyncpg.PostgresConnectionError)

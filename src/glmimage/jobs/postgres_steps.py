@@ -1,7 +1,7 @@
 """What every job goes through, on PostgreSQL: enqueue, claim and finish, each in one statement.
 
-A round trip costs more than the work it asks for, and a transaction keeps what it has locked for
-as long as they take. These do what their namesakes in `queue` and `leases` do.
+A transaction keeps what it has locked for as long as its round trips take. These do what their
+namesakes in `queue` and `leases` do.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     CTE,
@@ -39,10 +39,12 @@ from . import leases, order, queue
 from .database import Stamp
 from .endings import ended
 from .errors import QueueFull
+from .postgres_batch import CALLER, Step
 from .queue import JOB_COLUMNS, claims_from, job_from, new_row
 from .records import Claim, Document, FileRecord, Job, NewJob, Stage, Usage
 from .schema import counters, files, jobs, key_clocks, payloads, queue_counts, webhooks
 from .schema import usage as usage_table
+from .statement import Statement
 
 _NO_LIMIT = 1 << 62
 _MOMENT = (
@@ -87,37 +89,55 @@ def _counting(connection: Connection) -> dict[str, int]:
 # enqueue
 
 
-def enqueue(connection: Connection, new: NewJob) -> tuple[Job, int]:
-    """See queue.enqueue."""
+class _Queued(NamedTuple):
+    """A row of `_enqueue`."""
+
+    number: int | None
+    place: int
+    position: int
+    length: int
+    now: float
+    change_number: int
+    notified: None
+    caller: int
+
+
+def _ask_enqueue(connection: Connection, new: NewJob) -> tuple[Statement, dict[str, Any]]:
     stage = "prepare" if new.needs_preparation else "prior"
     values = new_row(new, 0, Stamp(0, 0.0)) | {
         "state": "preparing" if new.needs_preparation else "queued",
         "stage": stage,
         "open_stage": stage,
         "queue": new.endpoint,
-    }
-    limit = _NO_LIMIT if new.max_queue_length is None else new.max_queue_length
-    asked = values | _counting(connection)
-    asked |= {
         "input": new.input,
-        "limit": limit,
+        "limit": _NO_LIMIT if new.max_queue_length is None else new.max_queue_length,
         "clock": new.api_key_id or "",
         "cost": order.cost_of(new.num_images * new.width * new.height / 1e6),
         "offset": order.LOW_PRIORITY if new.priority == "low" else 0,
     }
     for name in _GIVEN_BY_SERVER:
-        del asked[name]
-    row = connection.execute(_enqueue(), asked).one()
+        del values[name]
+    return _enqueue(), values | _counting(connection)
+
+
+def _queued(
+    connection: Connection, args: tuple[NewJob], values: dict[str, Any], rows: Sequence[Any]
+) -> tuple[Job, int]:
+    row = _Queued(*rows[0])
     if row.number is None:
-        raise QueueFull(row.length, limit)
-    values |= {"number": row.number, "place": row.place}
+        raise QueueFull(row.length, values["limit"])
+    values = values | {"number": row.number, "place": row.place}
     values |= {"created_at": row.now, "change_number": row.change_number}
-    job = job_from([values[column.name] for column in JOB_COLUMNS], new.input, None)
+    job = job_from([values[column.name] for column in JOB_COLUMNS], values["input"], None)
     return job, int(row.position)
 
 
+enqueue = Step(_ask_enqueue, _queued)
+"""See queue.enqueue."""
+
+
 @cache
-def _enqueue() -> Select[Any]:
+def _enqueue() -> Statement:
     room = order.LENGTH.cte("room")
     accepted = room.c.length <= bindparam("limit", type_=BigInteger())
     cost = bindparam("cost", type_=BigInteger())
@@ -156,46 +176,56 @@ def _enqueue() -> Select[Any]:
         _MOMENT.c.now,
         _MOMENT.c.change_number,
         _notify("work"),
+        CALLER,
     )
-    return answer.select_from(
-        room.join(_MOMENT, literal(True)).outerjoin(job, literal(True))
-    ).add_cte(payload.cte("payload"), _count(job, func.count()))
+    sources = room.join(_MOMENT, literal(True)).outerjoin(job, literal(True))
+    parts = (payload.cte("payload"), _count(job, func.count()))
+    return Statement(answer.select_from(sources).add_cte(*parts))
 
 
 # claim
 
 
-def claim(
+def _ask_claim(
     connection: Connection,
     worker_id: str,
     stages: Sequence[Stage],
     limit: int,
     lease_s: float,
-    model_revision: str | None = None,
-) -> list[Claim]:
-    """See queue.claim."""
+    model_revision: str | None,
+) -> tuple[Statement, dict[str, Any]]:
     values: dict[str, Any] = {"worker": worker_id, "lease_s": lease_s} | _counting(connection)
     with_revision = model_revision is not None and "decode" in stages
     if with_revision:
         values["revision"] = model_revision
-    query = _claim_front(tuple(stages), limit, with_revision)
-    rows = connection.execute(query, values).all()
+    return _claim_front(tuple(stages), limit, with_revision), values
+
+
+def _claimed(
+    connection: Connection, args: tuple[Any, ...], values: dict[str, Any], rows: Sequence[Any]
+) -> list[Claim]:
+    worker_id, stages, limit, _, revision = args
     if not rows:
         # nothing is there, or keys have limits, which takes a closer look
         room = queue.room_of_limited_keys(connection)
         if not room:
             return []
-        chosen = queue.choose(connection, stages, limit, model_revision, room)
+        chosen = queue.choose(connection, stages, limit, revision, room)
         if not chosen:
             return []
-        values["numbers"] = [row.number for row in chosen]
-        values.pop("revision", None)
-        rows = connection.execute(_claim_chosen(), values).all()
-    return claims_from(connection, rows, [row.input for row in rows], worker_id)
+        numbers = [row.number for row in chosen]
+        values = {name: value for name, value in values.items() if name != "revision"}
+        rows = _claim_chosen().all(connection, values | {"numbers": numbers, "caller": 0})
+    inputs = [row[len(JOB_COLUMNS)] for row in rows]
+    return claims_from(connection, rows, inputs, worker_id)
+
+
+claim = Step(_ask_claim, _claimed)
+"""See queue.claim."""
 
 
 @cache
-def _claim_front(stages: tuple[Stage, ...], limit: int, with_revision: bool) -> Select[Any]:
+def _claim_front(stages: tuple[Stage, ...], limit: int, with_revision: bool) -> Statement:
     """Claim from the front of the queue, unless a key has a limit.
 
     limit stands in the text: of a parameter the planner would think that it takes a tenth of the
@@ -219,7 +249,7 @@ def _claim_front(stages: tuple[Stage, ...], limit: int, with_revision: bool) -> 
 
 
 @cache
-def _claim_chosen() -> Select[Any]:
+def _claim_chosen() -> Statement:
     columns = (jobs.c[name] for name in ("number", "place", "open_stage", "queue"))
     numbers = bindparam("numbers", type_=ARRAY(BigInteger))
     still_open = select(*columns).where(
@@ -228,7 +258,7 @@ def _claim_chosen() -> Select[Any]:
     return _claim(still_open.with_for_update(skip_locked=True).cte("chosen"))
 
 
-def _claim(chosen: CTE) -> Select[Any]:
+def _claim(chosen: CTE) -> Statement:
     preparing = chosen.c.open_stage == "prepare"
     taken = (
         update(jobs)
@@ -267,8 +297,8 @@ def _claim(chosen: CTE) -> Select[Any]:
         .cte("behind")
     )
     advanced = update(counters).where(counters.c.name == behind.c.name).values(value=behind.c.place)
-    return (
-        select(*taken.c, payloads.c.input, _notify("change"))
+    return Statement(
+        select(*taken.c, payloads.c.input, _notify("change"), CALLER)
         .outerjoin(payloads, payloads.c.job_id == taken.c.id)
         .add_cte(_count(leaving, -func.count()), advanced.cte("advanced"))
     )
@@ -277,14 +307,13 @@ def _claim(chosen: CTE) -> Select[Any]:
 # finish
 
 
-def finish(
+def _ask_finish(
     connection: Connection,
     claim: Claim,
     result: Document,
     made: Sequence[FileRecord],
     used: Usage | None,
-) -> Job:
-    """See leases.finish."""
+) -> tuple[Statement, dict[str, Any]]:
     values: dict[str, Any] = {
         "done_id": claim.job.id,
         "worker": claim.worker_id,
@@ -297,14 +326,23 @@ def finish(
     for number, record in enumerate(made):
         file = leases.file_values(record)
         values |= {f"{name}_{number}": value for name, value in file.items()}
-    row = connection.execute(_finish(len(made), used is not None), values).first()
-    if row is None:  # the lease is lost, or the job is not running: it says which
-        return leases.finish(connection, claim, result, made, used)
-    return job_from(row, None, result)
+    return _finish(len(made), used is not None), values
+
+
+def _finished(
+    connection: Connection, args: tuple[Any, ...], values: dict[str, Any], rows: Sequence[Any]
+) -> Job:
+    if not rows:  # the lease is lost, or the job is not running: it says which
+        return leases.finish(connection, *args)
+    return job_from(rows[0], None, values["result"])
+
+
+finish = Step(_ask_finish, _finished)
+"""See leases.finish."""
 
 
 @cache
-def _finish(num_files: int, with_usage: bool) -> Select[Any]:
+def _finish(num_files: int, with_usage: bool) -> Statement:
     done = (
         update(jobs)
         .where(
@@ -356,4 +394,4 @@ def _finish(num_files: int, with_usage: bool) -> Select[Any]:
         row = (done.c.id, done.c.endpoint, done.c.api_key_id, done.c.finished_at)
         used = select(*row, *(_bind(usage_table.c[name]) for name in amounts))
         parts.append(insert(usage_table).from_select(names, used).cte("used"))
-    return select(*done.c, _notify("change")).add_cte(*parts)
+    return Statement(select(*done.c, _notify("change"), CALLER).add_cte(*parts))

@@ -1,4 +1,4 @@
-"""Statements that are run all the time: compiled once for SQLite, and handed to it as they are.
+"""Statements that are run all the time: compiled once, and handed to the driver as they are.
 
 SQLAlchemy's own way from a statement to its rows takes 100 us, of which SQLite is 5.
 """
@@ -8,17 +8,40 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Dialect, Executable
+from sqlalchemy import Connection, Executable
 
 from .database import is_sqlite
 
+FLOAT8 = 701
+"""PostgreSQL's number of double precision, which is what all our floats are."""
 Process = Callable[[Any], Any] | None
 
 
-class _Compiled(NamedTuple):
+class Compiled(NamedTuple):
+    """A statement in a driver's words."""
+
     text: str
     binds: tuple[tuple[str, Any, Process], ...]
     processors: tuple[tuple[int, Callable[[Any], Any]], ...]
+
+    def given(self, values: Mapping[str, Any]) -> list[Any]:
+        """Return the values as the driver takes them, in the order of the text."""
+        return [
+            process(values.get(name, constant)) if process else values.get(name, constant)
+            for name, constant, process in self.binds
+        ]
+
+    def converted(self, rows: list[Any]) -> list[Any]:
+        """Return the driver's rows with their values as the columns' types have them."""
+        if not self.processors:
+            return rows
+        converted = []
+        for row in rows:
+            cells = list(row)
+            for index, convert in self.processors:
+                cells[index] = convert(cells[index])
+            converted.append(tuple(cells))
+        return converted
 
 
 class Statement:
@@ -26,29 +49,17 @@ class Statement:
 
     def __init__(self, core: Executable) -> None:
         self.core = core
-        self._compiled: _Compiled | None = None
+        self._compiled: dict[str, Compiled] = {}
 
     def all(self, connection: Connection, values: Mapping[str, Any]) -> Sequence[Any]:
         """Return all rows, each as a tuple."""
         if not is_sqlite(connection):
             result = connection.execute(self.core, values)
             return result.all() if result.returns_rows else ()
-        compiled = self._compiled
-        if compiled is None:
-            compiled = self._compiled = _compile(self.core, connection.dialect, values)
-        given = [
-            process(values.get(name, constant)) if process else values.get(name, constant)
-            for name, constant, process in compiled.binds
-        ]
+        compiled = self.compiled(connection, values)
         raw: Any = connection.connection.dbapi_connection
-        rows: list[Any] = raw.execute(compiled.text, given).fetchall()
-        if compiled.processors:
-            for number, row in enumerate(rows):
-                cells = list(row)
-                for index, convert in compiled.processors:
-                    cells[index] = convert(cells[index])
-                rows[number] = tuple(cells)
-        return rows
+        rows: list[Any] = raw.execute(compiled.text, compiled.given(values)).fetchall()
+        return compiled.converted(rows)
 
     def first(self, connection: Connection, values: Mapping[str, Any]) -> Any:
         """Return the first row, or None."""
@@ -60,17 +71,23 @@ class Statement:
         row = self.first(connection, values)
         return None if row is None else row[0]
 
-
-def _compile(core: Any, dialect: Dialect, values: Mapping[str, Any]) -> _Compiled:
-    compiled = core.compile(dialect=dialect, column_keys=list(values))
-    binds = []
-    for name in compiled.positiontup:
-        bind = compiled.binds[name]
-        process = bind.type.dialect_impl(dialect).bind_processor(dialect)
-        binds.append((name, bind.value, process))
-    processors = []
-    for index, column in enumerate(getattr(core, "exported_columns", ())):
-        convert = column.type.dialect_impl(dialect).result_processor(dialect, None)
-        if convert is not None:
-            processors.append((index, convert))
-    return _Compiled(str(compiled), tuple(binds), tuple(processors))
+    def compiled(self, connection: Connection, values: Mapping[str, Any]) -> Compiled:
+        """Return the statement for the connection's database."""
+        dialect, core = connection.dialect, self.core
+        known = self._compiled.get(dialect.name)
+        if known is not None:
+            return known
+        compiled: Any = core.compile(dialect=dialect, column_keys=list(values))  # type: ignore[attr-defined]
+        binds = []
+        for name in compiled.positiontup:
+            bind = compiled.binds[name]
+            process = bind.type.dialect_impl(dialect).bind_processor(dialect)
+            binds.append((name, bind.value, process))
+        processors = []
+        for index, column in enumerate(getattr(core, "exported_columns", ())):
+            convert = column.type.dialect_impl(dialect).result_processor(dialect, FLOAT8)
+            if convert is not None:
+                processors.append((index, convert))
+        made = Compiled(str(compiled), tuple(binds), tuple(processors))
+        self._compiled[dialect.name] = made
+        return made
