@@ -54,6 +54,7 @@ PICTURE_SIZES = (  # width, height in px: the presets, then what lies between
     ((1920, 1088), 0.2),
     ((1088, 1920), 0.2),
 )
+LEAST_CONTRAST = 60  # in luminance, of the ink against what is behind it
 LARGE_GRID_COLUMNS = 22  # from here on headlines are set in display type where they fit
 
 
@@ -204,7 +205,7 @@ def random_content(seed: int, words: list[str]) -> Content:
     color = rng.choice(COLORS)
     ink = contrasting_ink(color)
     if rng.random() < 0.5:
-        ink = rng.choice([i for i in COLORS if contrast(PALETTE[i], PALETTE[color]) > 60])
+        ink = rng.choice([i for i in COLORS if contrast(PALETTE[i], PALETTE[color]) > LEAST_CONTRAST])
     if ink not in ("white", "black") or ink != contrasting_ink(color):
         say.add("ink")  # the unusual is always said
     content = Content(
@@ -234,7 +235,7 @@ def _decorate(rng: random.Random, content: Content) -> Content:
     under = [c for c in COLORS if c != content.color and contrast(PALETTE[c], PALETTE[content.color]) > 25]
     if chance < 0.14:
         ink = PALETTE[content.ink]
-        similar = [c for c in COLORS if c != content.color and contrast(PALETTE[c], ink) > 60]
+        similar = [c for c in COLORS if c != content.color and contrast(PALETTE[c], ink) > LEAST_CONTRAST]
         is_darker = luminance(PALETTE[content.color]) < luminance(ink)  # all the way down
         similar = [c for c in similar if (luminance(PALETTE[c]) < luminance(ink)) == is_darker]
         return replace(content, bottom_color=rng.choice(similar)) if similar else content

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from decoder import CONFIG, GLYPH_CONFIG, Decoder
+from designs import LEAST_CONTRAST, contrast
 from diffusers import AutoencoderKL
 from layout import (
     CODEBOOK_SIZE,
@@ -26,6 +27,7 @@ from tokenizer import CODE_DIM, VISION_CONFIG, CellEncoder
 from torch import nn
 from training import CODEBOOK, RUNS
 from transformers import ByT5Tokenizer, GenerationConfig, GlmImageConfig, GlmImageForConditionalGeneration
+from type_tokens import COLORS, PALETTE, message
 
 from glmimage.loading.tiny import write_processor, write_scheduler
 
@@ -38,6 +40,18 @@ SPECIAL_TOKENS = {
     "<grid>": GRID_START,
     "</grid>": GRID_END,
 }
+
+
+def invisible_inks() -> list[int]:
+    """Return the tokens that say an ink too near to their own colour; no design has one.
+
+    Ink and colour are scored apart (prior.CodeTable), so the prior cannot rule them out where it draws both.
+    """
+    inks = [
+        [ink for ink, other in enumerate(COLORS) if contrast(PALETTE[other], PALETTE[color]) <= LEAST_CONTRAST]
+        for color in COLORS
+    ]
+    return [message(color, ink) for color, near in enumerate(inks) for ink in near]
 
 
 def load_run(name: str, module: nn.Module, key: str, averaged: bool) -> nn.Module:
@@ -89,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=DESTINATION)
     parser.add_argument("--raw", action="store_true", help="last weights instead of averaged ones")
-    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, default=0.6)
     parser.add_argument("--top-p", type=float, default=0.9)
     args = parser.parse_args()
     out: Path = args.out
@@ -126,7 +140,7 @@ def main() -> None:
         top_p=args.top_p,
         eos_token_id=IMAGE_END,
         pad_token_id=PAD,
-        suppress_tokens=list(range(CODEBOOK_SIZE, VISION_VOCAB_SIZE)),
+        suppress_tokens=[*invisible_inks(), *range(CODEBOOK_SIZE, VISION_VOCAB_SIZE)],
     ).save_pretrained(folder)
 
     dit_state = {k: v for k, v in decoder.dit.state_dict().items() if k != "prior_token_embedding.weight"}

@@ -120,15 +120,15 @@ class CodeTable(nn.Module):
     What is named alike learns together; `merged()` is what is saved.
     """
 
-    def __init__(self, centres: np.ndarray, scale: float):
+    def __init__(self, centres: np.ndarray, scale: float, width: int = HIDDEN):
         super().__init__()
         sizes = {"char": len(CHARS), "part": len(PARTS), "style": len(STYLES), "message": NUM_MESSAGES}
         sizes |= {"step": NUM_STEPS, "background": len(centres), "special": VISION_VOCAB_SIZE - CODEBOOK_SIZE}
         for name, number in sizes.items():
             weight = scale * (1.0 if name in ("char", "special") else 0.5)
-            self.register_parameter(name, nn.Parameter(torch.randn(number, HIDDEN) * weight))
-        self.colorless = nn.Parameter(torch.randn(1, HIDDEN) * scale * 0.5)
-        self.color = nn.Parameter(torch.randn(centres.shape[1], HIDDEN) * scale * 0.15)
+            self.register_parameter(name, nn.Parameter(torch.randn(number, width) * weight))
+        self.colorless = nn.Parameter(torch.randn(1, width) * scale * 0.5)
+        self.color = nn.Parameter(torch.randn(centres.shape[1], width) * scale * 0.15)
         self.register_buffer("centres", torch.from_numpy(centres).float() * 2 - 1, persistent=False)
         for name in ("char", "part", "style", "message", "color", "step", "background"):
             self.register_buffer(f"{name}_of", torch.from_numpy(getattr(NAMES, name)), persistent=False)
@@ -139,7 +139,7 @@ class CodeTable(nn.Module):
 
     def merged(self):
         """Return the table, float32 (VISION_VOCAB_SIZE, hidden)."""
-        none = self.colorless.new_zeros(1, HIDDEN)  # index -1: the token does not name it
+        none = torch.zeros_like(self.colorless)  # index -1: the token does not name it
         background = self.backgrounds()
         table = torch.cat([background, none])[self.background_of] + torch.cat([self.step, none])[self.step_of]
         for name in ("char", "part", "style", "message"):
@@ -255,8 +255,12 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     weights[in_plan & (ids >= LENGTH) & (ids < FIRST_BACKGROUND)] = 2.0
     placed = in_plan & (said >= len(COLORS)) & (ids < CODEBOOK_SIZE)
     weights[placed] = 3.0
+    # where the picture carries the plan out: its ink, and how far it is to the next line
+    weights[~in_plan & (said >= 0) & (ids < CODEBOOK_SIZE)] = 1.0
     weights[~sequence.is_target] = 0
-    weights[start] = FIRST_CELL  # it alone decides colour and ink
+    for first in (start, start + num_planned):  # of each grid: they alone decide colour and ink
+        if first < len(ids):
+            weights[first] = FIRST_CELL
     return weights
 
 

@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from designs import load_codebook, load_words, text_wall
 from PIL import Image
+from prior import CodeTable
 from renderer import BackgroundCodebook, background_features, cell_tokens, draw
 from torch import nn
 from training import CODEBOOK, DEVICE, Run
-from type_tokens import CODEBOOK_SIZE, FIRST_BACKGROUND, NUM_TEXT_TOKENS
+from type_tokens import CODEBOOK_SIZE, NUM_TEXT_TOKENS
 from vae import random_design, random_shapes, random_texture
 
 VISION_CONFIG = {
@@ -56,9 +57,13 @@ class CellEncoder(nn.Module):
             for _ in range(VISION_CONFIG["depth"])
         )
         self.quant_conv = nn.Linear(hidden, CODE_DIM)
-        codes = torch.randn(CODEBOOK_SIZE, CODE_DIM)
-        codes[FIRST_BACKGROUND:] = (torch.from_numpy(centres) * 2 - 1) @ torch.randn(centres.shape[1], CODE_DIM) * 0.5
-        self.codes = nn.Parameter(codes)
+        # what tokens name is learnt together: six thousand of them stand for glyphs, most of which are rare
+        self.table = CodeTable(centres, 1.0, CODE_DIM)
+
+    @property
+    def codes(self) -> torch.Tensor:
+        """Return the codebook, unit vectors (CODEBOOK_SIZE, 64)."""
+        return F.normalize(self.table.merged()[:CODEBOOK_SIZE], dim=-1)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """Return unit vectors (N, 64) of half-resolution patches (N, 768), channels first, normalised."""
@@ -113,14 +118,14 @@ def main() -> None:
         patches, targets = (torch.cat(tensors).to(DEVICE) for tensors in zip(*parts, strict=True))
         # Plain cells repeat: each distinct answer of a batch counts by the root of its number.
         counts = torch.bincount(targets, minlength=CODEBOOK_SIZE)[targets].float()
-        logits = 30 * encoder(patches) @ F.normalize(encoder.codes, dim=-1).T
+        logits = 30 * encoder(patches) @ encoder.codes.T
         losses = F.cross_entropy(logits, targets, reduction="none")
         loss = (losses * counts.rsqrt()).sum() / counts.rsqrt().sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         run.num_samples += len(targets)
-        if run.num_steps % 100 == 0:
+        if run.num_steps % 50 == 0:
             right, is_text = logits.argmax(-1) == targets, targets < NUM_TEXT_TOKENS
             run.log(
                 loss=loss.item(), text=right[is_text].float().mean().item(), other=right[~is_text].float().mean().item()

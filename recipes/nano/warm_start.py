@@ -11,7 +11,7 @@ import torch
 from decoder import Decoder
 from designs import load_codebook, load_words
 from diffusers import AutoencoderKL
-from layout import FIRST_BYTE
+from layout import FIRST_BYTE, VISION_VOCAB_SIZE
 from pack import DESTINATION
 from prior import CodeTable, Prior
 from safetensors.torch import load_file
@@ -100,7 +100,8 @@ def tokenizer_of(folder: Path, centres) -> CellEncoder:
             block[ours].bias.copy_(state[f"model.visual.blocks.{i}.{theirs}.bias"])
     encoder.quant_conv.weight.copy_(state["model.vqmodel.quant_conv.weight"].flatten(1))
     encoder.quant_conv.bias.copy_(state["model.vqmodel.quant_conv.bias"])
-    encoder.codes.copy_(state["model.vqmodel.quantize.embedding.weight"])
+    codes = state["model.vqmodel.quantize.embedding.weight"].float()
+    split_table(encoder.table, torch.cat([codes, codes.new_zeros(VISION_VOCAB_SIZE - CODEBOOK_SIZE, codes.shape[1])]))
     return encoder
 
 
