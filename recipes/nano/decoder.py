@@ -3,7 +3,8 @@
 Most steps see 128 px crops of walls of type, which hold nothing but glyphs; the rest whole designs. The four 16 px
 tokens of a cell get the same prior embedding, so a token must find out from its neighbours which quarter of the
 cell it is: wide heads that start as "look left, right, up, down" give it that at once.
-Expected on one CPU core: velocity error of text cells at u = .99 .6 after 10 minutes, .25 after 60.
+Measured on one CPU core, begun with the first version's layers: velocity error of text cells at u = .99 .50 after 500
+steps (45 minutes), .23 after 1700 (two hours).
 """
 
 import argparse

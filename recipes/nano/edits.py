@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from designs import (
+    LEAST_CONTRAST,
     SHAPE_KINDS,
     Content,
     contrast,
@@ -83,7 +84,7 @@ def _quoted(rng: random.Random, *texts: str) -> list[str]:
 
 def _on(color: str, ink: str) -> str:
     """Keep an ink where it can be read on a colour."""
-    return ink if contrast(PALETTE[ink], PALETTE[color]) > 60 else contrasting_ink(color)
+    return ink if contrast(PALETTE[ink], PALETTE[color]) > LEAST_CONTRAST else contrasting_ink(color)
 
 
 def _recolor(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
@@ -108,7 +109,7 @@ def _recolor(rng: random.Random, content: Content, words: list[str]) -> tuple[Co
 
 def _reink(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
     under = content.panel_color or content.color
-    inks = [i for i in PALETTE if i != content.ink and contrast(PALETTE[i], PALETTE[under]) > 60]
+    inks = [i for i in PALETTE if i != content.ink and contrast(PALETTE[i], PALETTE[under]) > LEAST_CONTRAST]
     ink = rng.choice(inks or [contrasting_ink(under)])
     phrases = (
         "make the text {c};change the text colour to {c};{c} letters instead;write it in {c};turn the letters {c};"

@@ -256,7 +256,8 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     placed = in_plan & (said >= len(COLORS)) & (ids < CODEBOOK_SIZE)
     weights[placed] = 3.0
     # where the picture carries the plan out: its ink, and how far it is to the next line
-    weights[~in_plan & (said >= 0) & (ids < CODEBOOK_SIZE)] = 1.0
+    told = ~in_plan & (said >= 0) & (ids < CODEBOOK_SIZE)
+    weights[told] = np.maximum(weights[told], 1.0)
     weights[~sequence.is_target] = 0
     for first in (start, start + num_planned):  # of each grid: they alone decide colour and ink
         if first < len(ids):

@@ -3,7 +3,8 @@
 The ids are fixed beforehand (renderer.py), so that the prior and the decoder need not wait for this stage: the
 encoder learns to name each cell as the renderer does. It sees one cell at a time (attention and position embedding
 are zero), hence the same id wherever the cell stands, and no distances to the type.
-Expected on one CPU core after 5 minutes: .97 of text cells and .85 of the others right.
+Measured after 8 minutes beside other trainings (750 steps): .02 of text cells and .74 of the others right, the loss
+still falling; what it takes to name type exactly is not known yet.
 """
 
 import argparse

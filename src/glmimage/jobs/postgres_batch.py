@@ -82,12 +82,13 @@ def run_each(
     statement: Statement, connection: Connection, many: Sequence[Mapping[str, Any]]
 ) -> list[list[Any]]:
     """Return the rows that a step's statement has for each of `many` values."""
+    first, *others = ({**values, "caller": number} for number, values in enumerate(many))
     # the first one goes through SQLAlchemy, which begins the transaction with it
-    found = [list(statement.all(connection, {**many[0], "caller": 0}))]
-    if len(many) == 1:
+    found = [list(statement.all(connection, first))]
+    if not others:
         return found
-    compiled = statement.compiled(connection, {**many[0], "caller": 0})
-    given = [compiled.given({**many[n], "caller": n}) for n in range(1, len(many))]
+    compiled = statement.compiled(connection, first)
+    given = [compiled.given(values) for values in others]
     raw: Any = connection.connection.dbapi_connection
     try:
         records = raw.run_async(lambda driver: driver.fetchmany(compiled.text, given))
