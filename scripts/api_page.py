@@ -14,6 +14,7 @@ from glmimage.server.fal.schemas import IMAGE_TO_IMAGE, TEXT_TO_IMAGE
 from glmimage.server.openai.params import (
     OWN_FIELDS,
     QUALITIES,
+    SHORT,
     STEPS,
     UNSUPPORTED,
     ImageParams,
@@ -205,9 +206,10 @@ fal's requests: the same policy, queue, usage and price. Models: `glm-image`, wh
 OPENAI_MEANING = {
     "prompt": "words to be written go in quotes; up to 4096 characters",
     "model": "an unknown one is 404 `model_not_found`",
-    "n": "pictures",
+    "n": f"pictures, 1 to {MAX_IMAGES}",
     "size": "`auto` or WIDTHxHEIGHT, both sides 512 to 2048 px in steps of 32; others are refused. "
-    "`auto` is 1024x1024, and for an edit the shape of the first picture at about one megapixel",
+    "`auto` is 1024x1024, and for an edit the shape of the first picture at about one megapixel "
+    "when the picture comes with the request; for an address it is 1024x1024",
     "response_format": "`url`: downloadable as long as the picture is kept",
     "output_format": "",
     "output_compression": "quality of jpeg and webp, 0 to 100; by default 95. Refused for png",
@@ -254,7 +256,9 @@ def _openai() -> Iterator[str]:
         default = "" if field.is_required() or field.default is None else f"`{field.default}`"
         yield row(f"`{name}`", default, meaning)
     own = ", ".join(f"`{name}`" for name in OWN_FIELDS)
-    yield row(own, "", "ours, as in the input above; with the Python client in `extra_body`")
+    short = ", ".join(f"`{word}` is `{name}`" for word, name in SHORT.items())
+    meaning = f"ours, as in the input above; with the Python client in `extra_body`; {short}"
+    yield row(own, "", meaning)
     yield row(", ".join(f"`{name}`" for name in UNSUPPORTED), "", "refused, each with its reason")
     yield OPENAI_NOTES
 

@@ -169,6 +169,24 @@ def test_it_moves(serve, monkeypatch, name):
     server.until(lambda: value_of(server, name, **labels) != before)
 
 
+def test_all_is_there_from_the_start(server):
+    """What is named, and at 0 what can be known: else the first failure is no rise."""
+    text = server.http.get("/metrics").text
+    assert {name for name in BY_NAME if f"# HELP {name} " in text} == BY_NAME.keys()
+    found = scrape(server)
+    for name, label, known in (
+        ("glmimage_requests_total", "outcome", metrics.OUTCOMES),
+        ("glmimage_requests_rejected_total", "reason", metrics.REASONS),
+        ("glmimage_webhook_attempts_total", "outcome", metrics.DELIVERIES),
+        ("glmimage_swept_total", "kind", metrics.SWEPT),
+        ("glmimage_policy_refusals_total", "kind", server.services.policy.prompts.kinds),
+        ("glmimage_result_cache_total", "outcome", ("hit", "miss")),
+    ):
+        there = {dict(labels)[label] for sample, labels in found if sample == name}
+        assert there == set(known) and known
+        assert total(found, name) == 0
+
+
 def test_numbers_are_right(serve):
     server = serve()
     for prompt in ("a square", "a square", "it will crash", "a nude woman", ""):

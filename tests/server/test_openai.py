@@ -1,14 +1,16 @@
 """The images API in OpenAI's form, over http."""
 
 import base64
+import contextlib
 import io
 import json
 
 import pytest
 from PIL import Image
 
-from glmimage.jobs import FileRecord
-from glmimage.server.openai.params import auto_size_of
+from glmimage.jobs import FileRecord, StoreUnavailable
+from glmimage.server.openai.answer import described, usage
+from glmimage.server.openai.params import auto_size_of, read_params
 
 GENERATE, EDIT = "/v1/images/generations", "/v1/images/edits"
 COLOURS = ("gray", "navy", "olive")
@@ -443,3 +445,95 @@ def test_open_webui_as_it_edits(server, names):
     answer = server.stranger.post(EDIT, data=data, files=files, headers=headers)
     assert opened(answer.json()["data"][0]).format == "PNG"
     assert len(last_job(server).reference_file_ids) == len(names)
+
+
+@pytest.mark.parametrize("fields", [{"steps": 12, "guidance": 2}, {"guidance_scale": 2}])
+def test_short_words_are_the_same(server, fields):
+    assert make(server, **fields).status_code == 200
+    job = last_job(server)
+    assert job.input["num_inference_steps"] == fields.get("steps", 30)
+    assert job.input["guidance_scale"] == 2
+
+
+def test_a_word_and_its_short_form_are_refused_together(server):
+    answer = make(server, steps=12, num_inference_steps=12)
+    assert "the same" in refused(answer, 400, "invalid_value", "steps")
+
+
+def test_adapters_of_an_edit_come_field_by_field_or_as_json(serve, tmp_path):
+    server, files = serve(lora_dir=tmp_path), {"image": ("a.png", png())}
+    for path, field in (
+        ("ink", {"loras[][path]": ["ink", "oil"], "loras[][scale]": ["1", "0.5"]}),
+        ("oil", {"loras[0][path]": "oil"}),
+        ("tar", {"loras": '[{"path": "tar"}]'}),
+    ):
+        answer = server.http.post(EDIT, data={"prompt": "a", **field}, files=files)
+        assert answer.status_code == 400
+        assert f"no adapter '{path}'" in answer.json()["error"]["message"]
+    one_scale = {"loras[][path]": ["ink", "oil"], "loras[][scale]": "1"}
+    answer = server.http.post(EDIT, data={"prompt": "a", **one_scale}, files=files)
+    refused(answer, 400, "invalid_value", "loras")
+
+
+def test_parts_of_the_usage_add_up():
+    result = {"tokens": {"text": 10, "image": 0, "output": 4097}}
+    whole, parts = usage(result), [usage(result, number, 3) for number in range(3)]
+    for name in ("input_tokens", "output_tokens", "total_tokens"):
+        assert sum(part[name] for part in parts) == whole[name]
+
+
+def test_what_was_read_is_told_of_the_shown_pictures_alone():
+    images = [{"width": 512, "height": 512, "nsfw": flagged} for flagged in (True, False)]
+    result = {"images": images, "seed": 1, "text_check": [{"seed": 1}, {"seed": 2}]}
+    assert described(result, read_params({"prompt": "a"}))["text_check"] == [{"seed": 2}]
+
+
+@pytest.mark.parametrize("path", [GENERATE, "/paas/v4/images/generations"])
+def test_the_callers_trace_goes_on(server, monkeypatch, path):
+    parents = []
+
+    @contextlib.contextmanager
+    def span(name, parent=None, role="internal", **values):
+        parents.append(parent)
+        yield parent
+
+    monkeypatch.setattr(server.services.tracer, "span", span)
+    caller = f"00-{'a' * 32}-{'b' * 16}-01"
+    assert server.http.post(path, json=BODY, headers={"traceparent": caller}).status_code == 200
+    assert caller in parents
+
+
+@pytest.mark.parametrize("changes", [{}, {"stream": True, "partial_images": 1}])
+def test_a_database_that_is_away_for_a_moment_is_waited_for(server, monkeypatch, changes):
+    store, refusals = server.store, []
+
+    def away_once(name):
+        ask = getattr(store, name)
+
+        async def answer(*arguments, **options):
+            if name not in refusals:
+                refusals.append(name)
+                raise StoreUnavailable("It is away.")
+            return await ask(*arguments, **options)
+
+        return answer
+
+    for name in ("get", "get_file"):
+        monkeypatch.setattr(store, name, away_once(name))
+    answer = make(server, **changes)
+    assert answer.status_code == 200, answer.text
+    assert refusals == ["get", "get_file"]
+    assert '"error"' not in answer.text
+
+
+@pytest.mark.parametrize("changes", [{"n": 9}, {"model": "other"}, {"size": "5x5"}])
+def test_what_is_refused_before_it_is_a_job_is_counted(server, changes):
+    counted = 'glmimage_requests_total{endpoint="fal-ai/glm-image",outcome="invalid"}'
+
+    def number():
+        (line,) = [x for x in server.http.get("/metrics").text.splitlines() if counted in x]
+        return float(line.split()[-1])
+
+    before = number()
+    assert make(server, **changes).status_code in (400, 404)
+    assert number() == before + 1

@@ -47,6 +47,11 @@ class PromptChecker:
                 hint="Write it as UTF-8 text, or remove the setting to use the list that ships.",
             ) from None
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Return the kinds of content that the terms name."""
+        return frozenset(rule.kind for rule in self._terms.rules)
+
     def check(self, prompt: str) -> Refusal | None:
         """Return why the prompt is refused, or None. Takes some milliseconds at most."""
         for reading in disguises.readings(prompt):

@@ -85,7 +85,7 @@ class Application:
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        metrics.count_ends(services)
+        metrics.start_counting(services)
         self._router = Router(ROUTES)
         self._cors = Cors(services.settings)
         self.sweeper = Sweeper(services)

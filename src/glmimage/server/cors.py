@@ -17,9 +17,9 @@ REQUEST_HEADERS = (
     "x-glmimage-preview"
 )
 EXPOSED_HEADERS = (
-    "x-fal-request-id, x-fal-request-timeout-type, x-fal-error-type, x-fal-retryable, "
-    "x-fal-needs-retry, x-fal-billable-units, x-fal-served-from, retry-after, etag, "
-    "content-range, accept-ranges"
+    "x-request-id, x-fal-request-id, x-fal-request-timeout-type, x-fal-error-type, "
+    "x-fal-retryable, x-fal-needs-retry, x-fal-billable-units, x-fal-served-from, retry-after, "
+    "etag, content-range, accept-ranges"
 )
 MAX_AGE_S = 86400
 RawHeaders = list[tuple[bytes, bytes]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from ..jobs import Job, Worker
 from ..telemetry.meters import Meters, Snapshot, families
+from .fal.schemas import INPUTS
 from .open_jobs import LINES
 from .routing import Route
 
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
     from .services import Services
 
 WORKER_SEEN_S = 60.0
+OUTCOMES = ("done", "cached", "fallback", "invalid", "refused", "failed", "cancelled", "timeout")
+REASONS = (
+    "queue_full",
+    "rate_limit",
+    "concurrent_requests_limit",
+    "runner_scheduling_failure",
+)
+DELIVERIES = ("delivered", "retried", "failed")
+SWEPT = ("expired", "orphans", "unfinished", "parts", "results", "history")
 
 
 async def metrics(services: Services, request: Request) -> Response:
@@ -44,9 +54,20 @@ async def metrics(services: Services, request: Request) -> Response:
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def count_ends(services: Services) -> None:
-    """Count every job that ends, and how long it took."""
-    services.live.on_end(lambda job: _count_end(services.counters.meters, job))
+def start_counting(services: Services) -> None:
+    """Count every job that ends, and how long it took.
+
+    What can be named beforehand is there at 0, so that its first event already is a rise.
+    """
+    meters = services.counters.meters
+    for endpoint in INPUTS:
+        for outcome in OUTCOMES:
+            meters.count("glmimage_requests_total", 0, endpoint=endpoint, outcome=outcome)
+        for reason in REASONS:
+            meters.count("glmimage_requests_rejected_total", 0, endpoint=endpoint, reason=reason)
+    for outcome in ("hit", "miss"):
+        meters.count("glmimage_result_cache_total", 0, outcome=outcome)
+    services.live.on_end(lambda job: _count_end(meters, job))
 
 
 def outcome_of(job: Job) -> str:
@@ -82,19 +103,22 @@ class _Families(Collector):
 
 def _counted(services: Services) -> Snapshot:
     """Return what is counted where it happens, and the disk."""
-    counters = services.counters
+    counters, prompts = services.counters, services.policy.prompts
     disk = shutil.disk_usage(services.settings.data_dir)
     return {
-        "glmimage_policy_refusals_total": _by_kind(services.policy.prompts.refusals),
-        "glmimage_webhook_attempts_total": _by_kind(counters.webhooks),
-        "glmimage_swept_total": _by_kind(counters.swept),
+        "glmimage_policy_refusals_total": _by_kind(prompts.refusals, prompts.kinds),
+        "glmimage_webhook_attempts_total": _by_kind(counters.webhooks, DELIVERIES),
+        "glmimage_swept_total": _by_kind(counters.swept, SWEPT),
         "glmimage_disk_size_bytes": [([], [disk.total])],
         "glmimage_disk_free_bytes": [([], [disk.free])],
     }
 
 
-def _by_kind(counts: Mapping[str, float]) -> list[tuple[list[str], list[float]]]:
-    return [([kind], [float(number)]) for kind, number in sorted(counts.items())]
+def _by_kind(
+    counts: Mapping[str, float], known: Iterable[str]
+) -> list[tuple[list[str], list[float]]]:
+    named = dict.fromkeys(known, 0) | dict(counts)
+    return [([kind], [float(number)]) for kind, number in sorted(named.items())]
 
 
 def _queues(services: Services) -> Snapshot:

@@ -79,7 +79,8 @@ def _rows(metric: Metric, meter: Counter | Gauge | Histogram) -> Iterator[Row]:
 def families(snapshots: Iterable[tuple[Snapshot, Mapping[str, str]]]) -> Iterator[Family]:
     """Join snapshots, each with more labels of its own, into what Prometheus is told.
 
-    A worker of another version may tell of metrics that are unknown here; they are passed over.
+    Every metric of the catalogue is named, also without a number. A worker of another version may
+    tell of metrics that are unknown here; they are passed over.
     """
     rows: dict[str, list[tuple[dict[str, str], list[float]]]] = {}
     for snapshot, more in snapshots:
@@ -92,8 +93,7 @@ def families(snapshots: Iterable[tuple[Snapshot, Mapping[str, str]]]) -> Iterato
                 if named.keys() == set(metric.exported_labels) and _whole(metric, values):
                     rows.setdefault(name, []).append((named, values))
     for metric in METRICS:
-        if metric.name in rows:
-            yield _family(metric, rows[metric.name])
+        yield _family(metric, rows.get(metric.name, ()))
 
 
 def _whole(metric: Metric, values: list[float]) -> bool:

@@ -30,6 +30,8 @@ class Report:
 
     def __init__(self, checker: PictureChecker) -> None:
         self.meters = Meters("worker")
+        for outcome in ("hit", "miss"):  # there from the start: the first one already is a rise
+            self.meters.count("glmimage_prior_cache_total", 0, outcome=outcome)
         self.gpu_memory: GpuMemory = dict
         self._checker = checker
         self._told = [0, 0]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ...files import FileMissing
 from ...files.store import read_all
 from ...jobs import Job
 from ..fal.render import file_url
+from ..live_jobs import patiently
 from ..services import Services
 from .errors import ApiError, blocked, translate
 from .params import ImageParams
@@ -56,8 +58,13 @@ async def images_response(
     return {"created": int(time.time()), "data": data, **described(result, params)}
 
 
-def described(result: Mapping[str, Any], params: ImageParams) -> Document:
-    """Return what is said of all pictures of a request. seed, text_check: ours."""
+def described(
+    result: Mapping[str, Any], params: ImageParams, share: tuple[int, int] = (0, 1)
+) -> Document:
+    """Return what is said of all pictures of a request. seed, text_check: ours.
+
+    share: (number, of how many) events that together tell of one request's usage.
+    """
     first = result["images"][0]
     document: Document = {
         "background": "opaque",
@@ -67,24 +74,35 @@ def described(result: Mapping[str, Any], params: ImageParams) -> Document:
         "seed": result["seed"],
     }
     for name, value in (
-        ("usage", usage(result)),
+        ("usage", usage(result, *share)),
         ("safety_identifier", params.safety_identifier or params.user),
-        ("text_check", result.get("text_check")),
+        ("text_check", _checks_of_shown(result)),
     ):
         if value:
             document[name] = value
     return document
 
 
-def usage(result: Mapping[str, Any]) -> Document | None:
+def _checks_of_shown(result: Mapping[str, Any]) -> list[Document]:
+    """Return what was read in the pictures that are shown, in their order."""
+    checks = result.get("text_check") or [None] * len(result["images"])
+    pairs = zip(result["images"], checks, strict=True)
+    return [check for image, check in pairs if check and not image.get("nsfw")]
+
+
+def usage(result: Mapping[str, Any], number: int = 0, parts: int = 1) -> Document | None:
     """Return the tokens of the autoregressive half: what it read, and what it wrote.
 
-    None for a result of a version that did not count them.
+    Or part `number` of `parts`, which add up to it. None for a result of a version that did not
+    count them.
     """
     counted = result.get("tokens")
     if counted is None:
         return None
-    text, image, output = counted["text"], counted["image"], counted["output"]
+    text, image, output = (
+        counted[name] * (number + 1) // parts - counted[name] * number // parts
+        for name in ("text", "image", "output")
+    )
     return {
         "input_tokens": text + image,
         "input_tokens_details": {"text_tokens": text, "image_tokens": image},
@@ -98,7 +116,7 @@ async def read_base64(services: Services, image: Mapping[str, Any]) -> str:
     """Return a stored picture's file in base64; raise ApiError when it is gone."""
     if "data_uri" in image:
         return str(image["data_uri"]).partition(",")[2]
-    record = await services.store.get_file(image["file_id"])
+    record = await patiently(partial(services.store.get_file, image["file_id"]))
     try:
         content = b"" if record is None else await read_all(services.files, record.path)
     except FileMissing:

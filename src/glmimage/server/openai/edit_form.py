@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -21,6 +23,7 @@ from .params import AUTO_SIZE, auto_size_of
 
 IMAGE_FIELDS = ("image", "image[]")
 MAX_FILES, MAX_FIELDS = 16, 64
+LORA_FIELD = re.compile(r"loras\[\d*\]\[(path|scale)\]")
 ORIENTATION_TAG, TURNED = 274, (5, 6, 7, 8)
 
 
@@ -56,6 +59,7 @@ async def _from_multipart(headers: Headers, body: bytes) -> EditForm:
         message = f"The multipart body cannot be read: {reason}"
         raise ApiError(400, message, "invalid_body") from None
     fields: dict[str, Any] = {}
+    loras: dict[str, list[str]] = {}
     pictures: list[bytes] = []
     try:
         for name, value in form.multi_items():
@@ -63,12 +67,31 @@ async def _from_multipart(headers: Headers, body: bytes) -> EditForm:
                 pictures.append(await _content(value))
             elif isinstance(value, UploadFile):
                 fields[name] = value.filename or "a file"
+            elif found := LORA_FIELD.fullmatch(name):
+                loras.setdefault(found[1], []).append(value)
             else:
                 fields[name] = value
     finally:
         await form.close()
+    if loras:
+        fields["loras"] = _gathered(loras)
+    elif isinstance(fields.get("loras"), str):
+        with suppress(ValueError):  # what it is instead is said where fields are checked
+            fields["loras"] = json.loads(fields["loras"])
     urls = [f"data:;base64,{base64.b64encode(content).decode('ascii')}" for content in pictures]
     return _checked(fields, urls, pictures[0] if pictures else b"")
+
+
+def _gathered(loras: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
+    """Put adapters together that came field by field; clients send all paths, then all scales."""
+    paths, scales = loras.get("path", ()), loras.get("scale", ())
+    if scales and len(scales) != len(paths):
+        message = "Invalid 'loras': give each a 'path', and a 'scale' to all of them or to none."
+        raise ApiError(400, message, "invalid_value", "loras")
+    named = [{"path": path} for path in paths]
+    for one, scale in zip(named, scales, strict=False):
+        one["scale"] = scale
+    return named
 
 
 async def _content(value: UploadFile | str) -> bytes:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,6 +18,7 @@ from ..fal.errors import WireError
 from ..fal.render import result_headers
 from ..fal.run import HUNG_UP, ended_before_hang_up
 from ..fal.schemas import IMAGE_TO_IMAGE, TEXT_TO_IMAGE
+from ..live_jobs import patiently
 from ..references import origin_of
 from ..responses import JsonResponse
 from ..routing import Route
@@ -21,6 +26,7 @@ from ..services import Services
 from ..submission import Submission, submit
 from .answer import finished, images_response
 from .edit_form import read_edit_form
+from .errors import ApiError
 from .models import check_model
 from .params import AUTO_SIZE, ImageParams, read_params, read_size
 from .stream import stream_events
@@ -28,34 +34,47 @@ from .stream import stream_events
 
 async def generate(services: Services, request: Request) -> Response:
     """Paint from a prompt."""
-    body = await read_input(request, services.settings.max_body_bytes)
-    return await _paint(services, request, read_params(body), None, AUTO_SIZE)
+    with counting_invalid(services, TEXT_TO_IMAGE):
+        params = read_params(await read_input(request, services.settings.max_body_bytes))
+        check_model(services.settings, params.model)
+        size = read_size(params.size, AUTO_SIZE)
+    return await _paint(services, request, params, size, None)
 
 
 async def edit(services: Services, request: Request) -> Response:
     """Paint from a prompt and one or several pictures."""
-    form = await read_edit_form(request, services.settings.max_body_bytes)
-    params = read_params(form.fields)
-    return await _paint(services, request, params, form.image_urls, form.auto_size)
+    with counting_invalid(services, IMAGE_TO_IMAGE):
+        form = await read_edit_form(request, services.settings.max_body_bytes)
+        params = read_params(form.fields)
+        check_model(services.settings, params.model)
+        size = read_size(params.size, form.auto_size)
+    return await _paint(services, request, params, size, form.image_urls)
+
+
+@contextmanager
+def counting_invalid(services: Services, endpoint: str) -> Iterator[None]:
+    """Count a request that is refused before it can become a job, as fal's surfaces do by a job."""
+    try:
+        yield
+    except ApiError:
+        told = {"endpoint": endpoint, "outcome": "invalid"}
+        services.counters.meters.count("glmimage_requests_total", **told)
+        raise
 
 
 async def _paint(
     services: Services,
     request: Request,
     params: ImageParams,
+    size: tuple[int, int],
     image_urls: list[str] | None,
-    auto_size: tuple[int, int],
 ) -> Response:
-    check_model(services.settings, params.model)
-    size = read_size(params.size, auto_size)
     job = await submit_image(services, request, params, size, image_urls)
     if params.stream:
         return await _streamed(services, request, params, job)
-    await until_ended(services, request, job)
-    ended = await services.store.get(job.id)
-    files_base = services.addresses.files(request)
-    body = await images_response(services, ended, params, files_base)
-    return answer_with(services, request, ended or job, body)
+    ended = await until_ended(services, request, job)
+    body = await images_response(services, ended, params, services.addresses.files(request))
+    return answer_with(services, request, ended, body)
 
 
 async def submit_image(
@@ -73,19 +92,24 @@ async def submit_image(
         "openai",
         origin_of(services, request),
         for_worker=params.for_worker(),
+        trace_parent=request.headers.get("traceparent"),
     )
     job, _ = await submit(services, asked)
     request.scope["request_id"] = job.id
     if job.ended and job.state != "done":
-        finished(await services.store.get(job.id))
+        finished(await patiently(partial(services.store.get, job.id)))
     return job
 
 
-async def until_ended(services: Services, request: Request, job: Job) -> None:
-    """Wait for the end of a job; raise 499, and cancel it, when the caller hangs up."""
+async def until_ended(services: Services, request: Request, job: Job) -> Job:
+    """Wait for the end of a job and return it; raise 499, and cancel it, when the caller hangs up.
+
+    What has been purged meanwhile is returned as it was.
+    """
     if not job.ended and not await ended_before_hang_up(services, request, job):
         await services.store.cancel(job.id, HUNG_UP)
         raise WireError(499, HUNG_UP)
+    return await patiently(partial(services.store.get, job.id)) or job
 
 
 def answer_with(

@@ -23,6 +23,8 @@ OWN_FIELDS = (
     "text_check best_of loras"
 ).split()
 """Ours, as on fal's surfaces: they come by `extra_body`."""
+SHORT = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
+"""Other words for two of them."""
 UNSUPPORTED = {
     "mask": "GLM-Image has no mask: it paints the whole picture anew. Say in the prompt what is to "
     "change and what is to stay, and leave 'mask' out.",
@@ -94,6 +96,12 @@ def read_params(body: Mapping[str, Any]) -> ImageParams:
         if name in given:
             message = f"Unsupported parameter: '{name}'. {reason}"
             raise ApiError(400, message, "unsupported_parameter", name)
+    for short, name in SHORT.items():
+        if short in given and name in given:
+            message = f"'{short}' and '{name}' are the same; give one of them."
+            raise ApiError(400, message, "invalid_value", short)
+        if short in given:
+            given[name] = given.pop(short)
     own = {name: given.pop(name) for name in OWN_FIELDS if name in given}
     if "own" in given:
         raise _unknown("own")

@@ -6,12 +6,14 @@ import base64
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 
 from ...files import FileMissing
 from ...files.store import read_all
 from ...jobs import FileRecord, Job
 from ...jobs.records import preview_place
 from ..fal.errors import WireError
+from ..live_jobs import patiently
 from ..services import Services
 from .answer import Document, described, finished, read_base64, shown_images
 from .params import ImageParams
@@ -34,14 +36,14 @@ async def stream_events(
         if current.ended:
             break
     try:
-        ended = await services.store.get(job.id)
-        result = finished(ended)
-        for image in shown_images(result):
+        result = finished(await patiently(partial(services.store.get, job.id)))
+        images = shown_images(result)
+        for index, image in enumerate(images):
             yield {
                 "type": f"{kind}.completed",
                 "b64_json": await read_base64(services, image),
                 "created_at": int(time.time()),
-                **described(result, params),
+                **described(result, params, (index, len(images))),
             }
     except WireError as error:
         yield {"type": "error", **error.body}
@@ -54,7 +56,7 @@ async def _new_previews(services: Services, job: Job, shown: set[str]) -> list[F
 
     A worker that takes the job up again makes some of them again: these have been shown.
     """
-    records = await services.store.files_of(job.id)
+    records = await patiently(partial(services.store.files_of, job.id))
     fresh = {one.name: one for one in records if one.kind == "preview" and one.name not in shown}
     return sorted(fresh.values(), key=lambda one: preview_place(one.name)[::-1])
 

@@ -13,14 +13,15 @@ from starlette.types import Scope
 
 from ..body import read_input
 from ..fal.errors import WireError
+from ..fal.schemas import TEXT_TO_IMAGE
 from ..responses import JsonResponse
 from ..routing import Route
 from ..services import Services
 from .answer import images_response
 from .errors import ApiError, translate
-from .images import answer_with, submit_image, until_ended
+from .images import answer_with, counting_invalid, submit_image, until_ended
 from .models import check_model
-from .params import OWN_FIELDS, read_params, read_size
+from .params import OWN_FIELDS, SHORT, ImageParams, read_params, read_size
 
 AUTO_SIZE = (1280, 1280)
 HARMLESS = [{"role": "assistant", "level": 3}]
@@ -51,22 +52,10 @@ class ZaiParams(BaseModel):
 
 async def generate(services: Services, request: Request) -> Response:
     """Paint one picture and answer where it is."""
-    body = await read_input(request, services.settings.max_body_bytes)
-    asked = _read(body)
-    check_model(services.settings, asked.model)
-    own = {name: body[name] for name in OWN_FIELDS if body.get(name) is not None}
-    params = read_params(
-        {
-            "prompt": asked.prompt,
-            "quality": asked.quality,
-            "response_format": "url",
-            "output_format": "png",
-            **own,
-        }
-    )
-    job = await submit_image(services, request, params, read_size(asked.size, AUTO_SIZE), None)
-    await until_ended(services, request, job)
-    ended = await services.store.get(job.id)
+    with counting_invalid(services, TEXT_TO_IMAGE):
+        params, size = _read(services, await read_input(request, services.settings.max_body_bytes))
+    job = await submit_image(services, request, params, size, None)
+    ended = await until_ended(services, request, job)
     answer = await images_response(services, ended, params, services.addresses.files(request))
     document = {
         "created": int(time.time()),
@@ -75,7 +64,7 @@ async def generate(services: Services, request: Request) -> Response:
         "data": [{"url": entry["url"]} for entry in answer["data"]],
         "content_filter": HARMLESS,
     }
-    return answer_with(services, request, ended or job, document)
+    return answer_with(services, request, ended, document)
 
 
 def error_response(error: WireError, scope: Scope) -> JsonResponse:
@@ -92,7 +81,17 @@ def error_response(error: WireError, scope: Scope) -> JsonResponse:
     return JsonResponse(body, api.status, headers)
 
 
-def _read(body: Mapping[str, Any]) -> ZaiParams:
+def _read(services: Services, body: Mapping[str, Any]) -> tuple[ImageParams, tuple[int, int]]:
+    """Return the same request in OpenAI's words, and its (width, height)."""
+    asked = _checked(body)
+    check_model(services.settings, asked.model)
+    own = {name: body[name] for name in (*OWN_FIELDS, *SHORT) if body.get(name) is not None}
+    given = {"prompt": asked.prompt, "quality": asked.quality}
+    params = read_params({**given, "response_format": "url", "output_format": "png", **own})
+    return params, read_size(asked.size, AUTO_SIZE)
+
+
+def _checked(body: Mapping[str, Any]) -> ZaiParams:
     given = {name: value for name, value in body.items() if value is not None}
     try:
         return ZaiParams.model_validate(given)
