@@ -64,6 +64,47 @@ def test_stdio_with_the_running_service(service):
     asyncio.run(converse(transport, painted_by=f"server at http://{service.serving.http}", seed=7))
 
 
+def test_what_was_just_asked_for_is_listed(service):
+    """By the server, which itself lists ended requests only, as in this process."""
+
+    async def run():
+        async with mcp.Client(stdio_client(parameters(service))) as client:
+
+            async def listed():
+                result = await client.call_tool("list", {"limit": 5})
+                return json.loads(result.content[0].text)["requests"]
+
+            with service.paused():
+                taken = await client.call_tool("generate", {**ASKED, "seed": 21, "wait": False})
+                asked = json.loads(taken.content[0].text)
+                rows = await listed()
+                assert rows[0] == {**asked, "prompt": ASKED["prompt"]}
+                assert {row["state"] for row in rows[1:]} <= {"done", "failed", "cancelled"}
+            while (rows := await listed())[0]["state"] in ("waiting", "working"):
+                await asyncio.sleep(0.1)
+            assert rows[0] == {**asked, "prompt": ASKED["prompt"], "state": "done"}
+            assert [row["request_id"] for row in rows].count(asked["request_id"]) == 1
+
+    asyncio.run(run())
+
+
+def test_a_server_with_a_ca_of_its_own(service):
+    """It is trusted when SSL_CERT_FILE names the CA, and not without."""
+
+    async def state_of(**environment):
+        transport = parameters(service, "--server", f"https://{service.serving.https}")
+        transport.env |= {"GLMIMAGE_API_KEY": service.target.api_key, **environment}
+        async with mcp.Client(stdio_client(transport)) as client:
+            return await client.call_tool("generate", {**ASKED, "seed": 22})
+
+    result = asyncio.run(state_of(SSL_CERT_FILE=service.serving.ca))
+    assert not result.is_error, result.content
+    assert result.content[0].type == "image"
+    result = asyncio.run(state_of(SSL_CERT_FILE=""))
+    assert result.is_error
+    assert "CERTIFICATE_VERIFY_FAILED" in result.content[0].text
+
+
 def test_stdio_in_process(service, tiny_dir):
     transport = stdio_client(parameters(service, "--in-process"))
     asyncio.run(converse(transport, painted_by=f"{tiny_dir}, in this process", seed=7))
@@ -109,6 +150,18 @@ def test_what_cannot_be(options, sentence, capsys):
 
     assert run(["mcp", *options]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, "nothing"])
+def test_certificates_that_cannot_be_read_are_told(content, tmp_path, monkeypatch, capsys):
+    from glmimage.cli import run
+
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    assert run(["mcp", "--server", "https://127.0.0.1:9"]) == 2
+    assert f"SSL_CERT_FILE is '{path}'; it cannot be read" in capsys.readouterr().err
 
 
 def test_a_server_that_is_gone_is_told_to_the_assistant(service):

@@ -3,12 +3,13 @@
 import asyncio
 import base64
 import io
+import itertools
 import json
 
 import pytest
 from PIL import Image
 
-from glmimage.mcp.painter import Painted, PaintingFailed, Progress
+from glmimage.mcp.painter import Listed, Painted, PaintingFailed, Progress
 from glmimage.mcp.tools import build_server
 
 mcp = pytest.importorskip("mcp")
@@ -35,6 +36,9 @@ class Squares:
         return ID
 
     async def follow(self, request_id):
+        if "queued" in self.wishes[-1].prompt:
+            for position in (2, 2, 1, 0):
+                yield Progress(0.0, f"{position} requests are ahead")
         yield Progress(0.1, "prior 33 %")
         yield Progress(0.1, "prior 33 %")
         self.started.set()
@@ -55,7 +59,7 @@ class Squares:
         self.cancelled.append(request_id)
 
     async def recent(self, limit):
-        return [{"request_id": ID, "prompt": "x"}][:limit]
+        return [Listed(ID, "x", "working")][:limit]
 
     async def condition(self):
         return {"painted_by": "squares"}
@@ -117,6 +121,23 @@ def test_pictures_come_as_image_content_with_progress():
     talk(conversation)
 
 
+def test_each_place_in_the_queue_is_told_and_progress_rises():
+    async def conversation(client, painter):
+        seen = []
+
+        async def progress(done, total, message):
+            seen.append((done, message))
+
+        await client.call_tool("generate", {"prompt": "queued"}, progress_callback=progress)
+        steps, messages = zip(*seen, strict=True)
+        assert [message[:2] for message in messages] == ["2 ", "1 ", "0 ", "pr", "st", "st"]
+        assert all(later > earlier for earlier, later in itertools.pairwise(steps))
+        assert steps[2] < 0.001
+        assert steps[3:] == (10, 65, 100)
+
+    talk(conversation)
+
+
 def test_a_request_may_be_left_alone_and_asked_for_later():
     async def conversation(client, painter):
         result = await client.call_tool("generate", {"prompt": "x", "wait": False})
@@ -125,7 +146,8 @@ def test_a_request_may_be_left_alone_and_asked_for_later():
         assert len(images_of(later)) == 1
         assert facts_of(await client.call_tool("status")) == {"painted_by": "squares"}
         listed = facts_of(await client.call_tool("list", {"limit": 5}))
-        assert listed == {"requests": [{"request_id": ID, "prompt": "x"}]}
+        row = {"request_id": ID, "prompt": "x", "state": "working"}
+        assert listed == {"requests": [row]}
 
     talk(conversation)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +20,10 @@ if TYPE_CHECKING:
 GIB = 2**30
 MIN_DISK_BYTES = 36 * GIB
 REAL = "zai-org/GLM-Image"
+ANSWER_S = 5.0
+"""How long a database or a bucket gets."""
+NO_SUCH_TABLE = "42P01"
+LAST_LOOK_S = 0.2
 
 
 def doctor(
@@ -45,6 +52,8 @@ def doctor(
         names = dict.fromkeys([settings.model, "nano", REAL])
         report["models"] = [_model(name, settings, problems) for name in names]
         _check_environment(settings, problems)
+        _check_folders(settings, problems)
+        _check_service(settings, problems)
     if as_json:
         typer.echo(json.dumps(report))
     else:
@@ -144,13 +153,11 @@ def _check_disk(
     found: dict[str, Any], settings: Settings, problems: list[str], *, chosen: bool
 ) -> None:
     import shutil
-    from pathlib import Path
 
     from huggingface_hub import constants
 
     folder = Path(settings.cache_dir or constants.HF_HUB_CACHE).expanduser()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(_existing(folder)).free
     found |= {"download_to": str(folder), "disk_free_bytes": free}
     if not chosen:
         return
@@ -168,9 +175,6 @@ def _check_disk(
 
 def _check_environment(settings: Settings, problems: list[str]) -> None:
     """Look for what makes a machine slower, or different, than it looks."""
-    import tempfile
-    from pathlib import Path
-
     import torch
 
     if not torch.cuda.is_available() and Path("/proc/driver/nvidia").exists():
@@ -185,17 +189,153 @@ def _check_environment(settings: Settings, problems: list[str]) -> None:
             f"PyTorch uses {threads} threads on {cores} cores, which is slower than {cores}. "
             f"Set OMP_NUM_THREADS={cores}."
         )
-    data_dir = settings.data_dir
-    existing = next(path for path in (data_dir, *data_dir.parents) if path.exists())
-    try:
-        # asking for permission is not enough: root is told yes on read-only disks
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError:
+
+
+def _check_folders(settings: Settings, problems: list[str]) -> None:
+    """See that what has to be written can be, and that what is named is there."""
+    import tempfile
+
+    folders = [("DATA_DIR", "anything", settings.data_dir)]
+    if settings.files_url and "://" not in settings.files_url:
+        folders.append(("FILES_URL", "files", Path(settings.files_url).expanduser().absolute()))
+    for name, what, url, scheme in (
+        ("DATABASE_URL", "its database", settings.database_url, "sqlite:///"),
+        ("TRACES_URL", "traces", settings.traces_url, "file://"),
+    ):
+        if url and url.startswith(scheme):
+            folders.append((name, what, Path(url.removeprefix(scheme)).absolute().parent))
+    for name, what, folder in folders:
+        try:
+            # asking for permission is not enough: root is told yes on read-only disks
+            with tempfile.TemporaryFile(dir=_existing(folder)):
+                pass
+        except OSError:
+            problems.append(
+                f"{folder} cannot be written, so the service cannot keep {what}. "
+                f"Name another folder with GLMIMAGE_{name}."
+            )
+    if settings.lora_dir is not None and not settings.lora_dir.is_dir():
         problems.append(
-            f"{data_dir} cannot be written, so the service cannot keep anything. "
-            "Name another folder with GLMIMAGE_DATA_DIR."
+            f"GLMIMAGE_LORA_DIR is '{settings.lora_dir}'; there is no such folder. "
+            "Make it, or unset the variable if no request names adapters."
         )
+
+
+def _check_service(settings: Settings, problems: list[str]) -> None:
+    """Try what `serve` does at its start, and collect what it refuses; nothing is left behind."""
+    import tempfile
+
+    from ..server.guard import policy_from_settings
+    from ..server.tls import prepare_tls
+
+    with tempfile.TemporaryDirectory() as scratch:
+        # what is made at the first start is made there
+        elsewhere = settings.model_copy(update={"data_dir": Path(scratch)})
+        checks: dict[tuple[str, ...], Callable[[], object]] = {
+            ("host", "http_port", "https_port"): lambda: _try_to_listen(settings),
+            (
+                "terms_file",
+                "moderation_url",
+                "expansion_url",
+                "reference_hosts",
+                "webhook_hosts",
+            ): lambda: policy_from_settings(settings),
+            ("tls_cert", "tls_key", "tls_names"): lambda: prepare_tls(elsewhere),
+            ("traces_url",): lambda: _try_to_trace(elsewhere),
+            ("database_url", "database_direct_url"): lambda: asyncio.run(_try_database(settings)),
+            ("files_url",): lambda: asyncio.run(_try_bucket(settings)),
+        }
+        for names, check in checks.items():
+            try:
+                check()
+            except GlmImageError as error:
+                problems.append(_placed(_sentence(error), settings, names))
+            except OSError as error:
+                problems.append(_placed(f"{error}.", settings, names))
+
+
+def _try_to_listen(settings: Settings) -> None:
+    """Listen for an instant, except where the server of this data folder does."""
+    from ..server.process import bind, refuse_open_doors
+    from ..server.serving import find_serving, reachable
+
+    refuse_open_doors(settings)
+    serving = find_serving(settings.data_dir)
+    taken = {serving.http, serving.https} if serving is not None and serving.listens() else set()
+    for scheme, port in (("http", settings.http_port), ("https", settings.https_port)):
+        if reachable(settings, port) not in taken:
+            bind(settings.host, port, scheme).close()
+
+
+def _try_to_trace(settings: Settings) -> None:
+    """Open what traces are sent with; a file of traces is not begun."""
+    from ..telemetry.tracing import open_tracer
+
+    address = settings.traces_url
+    if address is not None and address.startswith("file://"):
+        address = f"file://{settings.data_dir / 'traces'}"
+    open_tracer(address, "glmimage-doctor").close()
+
+
+async def _try_database(settings: Settings) -> None:
+    """Connect to PostgreSQL; make and upgrade no tables. Raises what JobStore.open does."""
+    from ..jobs import JobStore, StoreUnavailable
+
+    direct = settings.database_direct_url
+    if settings.store_url.startswith("sqlite") and direct is None:
+        return  # whoever opens it upgrades it
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            store = await JobStore.open(settings.store_url, create=False, direct_url=direct)
+            await store.close()
+    except TimeoutError:
+        raise StoreUnavailable(
+            f"The database does not answer within {ANSWER_S:g} s.",
+            hint="Is PostgreSQL running and the address right?",
+        ) from None
+    except StoreUnavailable as error:
+        reported = getattr(error.__context__, "orig", None)
+        if getattr(reported, "sqlstate", None) != NO_SUCH_TABLE:  # the first `serve` makes them
+            raise
+
+
+async def _try_bucket(settings: Settings) -> None:
+    """List what is never there: it takes the address, the bucket and credentials, and no file."""
+    from ..files import FilesError, open_file_store
+
+    if "://" not in settings.files_address:
+        return
+    files, reason = open_file_store(settings.files_address), ""
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            await anext(files.list("probe"), None)
+    except TimeoutError:
+        reason = f"The bucket does not answer within {ANSWER_S:g} s."
+    except FilesError as error:
+        reason = error.message
+    finally:
+        await files.close()
+        # its threads come back once more, and abort an interpreter that has ended meanwhile
+        await asyncio.sleep(LAST_LOOK_S)
+    if reason:
+        hint = "Are the address, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY right?"
+        if "AWS_ACCESS_KEY_ID" not in os.environ:
+            hint = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, if this machine is lent none."
+        raise FilesError(reason, hint=hint)
+
+
+def _placed(sentence: str, settings: Settings, names: Sequence[str]) -> str:
+    """Put in front which variables a sentence is about, unless it says so itself."""
+    values = {name: str(getattr(settings, name) or "") for name in names}
+    given = [name for name, value in values.items() if value]
+    quoted = [name for name in given if values[name] in sentence]
+    variables = ", ".join(f"GLMIMAGE_{name.upper()}" for name in quoted or given)
+    return sentence if "GLMIMAGE_" in sentence else f"{variables}: {sentence}"
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the one above it that is there."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _page(report: dict[str, Any]) -> list[str]:

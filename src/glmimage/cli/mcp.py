@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,7 @@ from .options import DataDir, Device, Dtype, Memory, Model
 if TYPE_CHECKING:
     from ..config import Settings
     from ..mcp.painter import Paints
+    from ..mcp.remote import RemotePainter
     from ..pipeline import Pipeline
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -26,7 +28,11 @@ Host = Annotated[str, typer.Option(help="Where --http listens; a loopback addres
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Where --http listens; 0 is any free.")]
 ServerUrl = Annotated[
     str | None,
-    typer.Option("--server", metavar="URL", help="A glmimage server; its key: GLMIMAGE_API_KEY."),
+    typer.Option(
+        "--server",
+        metavar="URL",
+        help="A glmimage server; its key: GLMIMAGE_API_KEY, a CA of its own: SSL_CERT_FILE.",
+    ),
 ]
 InProcess = Annotated[
     bool, typer.Option("--in-process", help="Use no server, even when one runs here.")
@@ -81,9 +87,7 @@ def _choose_painter(settings: Settings, url: str | None, in_process: bool) -> Pa
             raise InvalidSettings("Give either --server or --in-process.")
         if not url.startswith(("http://", "https://")):
             raise InvalidSettings(f"--server is '{url}'; it must begin with http:// or https://.")
-        from ..mcp.remote import RemotePainter
-
-        return RemotePainter(url, settings.api_key or "")
+        return _remote(url, settings.api_key or "")
     if not in_process and (found := _running_here(settings)) is not None:
         return found
     from ..mcp.local import LocalPainter
@@ -95,7 +99,6 @@ def _running_here(settings: Settings) -> Paints | None:
     """Return the painter of the server that runs with this data folder, or None."""
     import httpx2
 
-    from ..mcp.remote import RemotePainter
     from ..server.serving import find_serving
 
     serving = find_serving(settings.data_dir)
@@ -107,7 +110,21 @@ def _running_here(settings: Settings) -> Paints | None:
         key = find_target(settings, os.environ).api_key
     except (httpx2.HTTPError, GlmImageError):
         return None
-    return RemotePainter(url, "" if key == NO_KEY else key)
+    return _remote(url, "" if key == NO_KEY else key)
+
+
+def _remote(url: str, key: str) -> RemotePainter:
+    """Return a server's painter, which trusts what SSL_CERT_FILE names; raise InvalidSettings."""
+    from ..mcp.remote import RemotePainter
+
+    ca = os.environ.get("SSL_CERT_FILE")
+    try:
+        return RemotePainter(url, key, Path(ca) if ca else None)
+    except OSError as error:
+        raise InvalidSettings(
+            f"SSL_CERT_FILE is '{ca}'; it cannot be read as certificates: {error.strerror}.",
+            hint="Name a PEM file, such as the server's tls/ca.pem.",
+        ) from None
 
 
 def _load(settings: Settings) -> Pipeline:
@@ -120,4 +137,6 @@ def _load(settings: Settings) -> Pipeline:
         device=None if settings.device == "auto" else settings.device,
         dtype=None if settings.dtype == "auto" else settings.dtype,
         memory=settings.memory,
+        lossy=settings.lossy,
+        fast=settings.fast,
     )

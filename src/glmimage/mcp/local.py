@@ -29,7 +29,7 @@ from ..types import (
     PictureReady,
     PriorProgress,
 )
-from .painter import Painted, PaintingFailed, Progress, State, Wish
+from .painter import Listed, Painted, PaintingFailed, Progress, State, Wish
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
@@ -99,9 +99,9 @@ class LocalPainter:
         if request_id in self._requests:
             self._requests[request_id].cancelled = True
 
-    async def recent(self, limit: int) -> list[dict[str, Any]]:
+    async def recent(self, limit: int) -> list[Listed]:
         return [
-            {"request_id": request_id, "prompt": request.wish.prompt, "state": request.state}
+            Listed(request_id, request.wish.prompt, request.state)
             for request_id, request in list(reversed(self._requests.items()))[:limit]
         ]
 

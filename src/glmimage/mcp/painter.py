@@ -46,6 +46,15 @@ class Painted:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Listed:
+    """Name a request in a list of them. prompt: None when it is not kept any more."""
+
+    request_id: str
+    prompt: str | None
+    state: State
+
+
 class Paints(Protocol):
     """Take wishes and tell what becomes of them; raise PaintingFailed with one sentence."""
 
@@ -61,8 +70,8 @@ class Paints(Protocol):
     async def cancel(self, request_id: str) -> None:
         """Let go of a request; nothing happens when it has ended."""
 
-    async def recent(self, limit: int) -> list[dict[str, Any]]:
-        """Return the latest requests, the newest first."""
+    async def recent(self, limit: int) -> list[Listed]:
+        """Return the latest requests, unfinished ones and then the newest first."""
 
     async def condition(self) -> dict[str, Any]:
         """Return whether pictures can be painted now, and by what."""

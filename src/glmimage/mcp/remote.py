@@ -11,13 +11,16 @@ from typing import Any
 
 import httpx2
 
-from .painter import Painted, PaintingFailed, Progress, State, Wish
+from .painter import Listed, Painted, PaintingFailed, Progress, State, Wish
 
 APP = "fal-ai/glm-image"
 ANSWER_WITHIN_S = 60.0
 SILENT_FOR_S = 300.0
 """A stream is never silent for so long: the server sends a comment every few seconds."""
 PRIOR_SHARE = 0.3
+MAX_REMEMBERED = 50
+"""Requests of this session: the server itself lists those that have ended."""
+UNFINISHED: dict[str, State] = {"IN_QUEUE": "waiting", "IN_PROGRESS": "working"}
 _STEP = re.compile(r"(?:picture (\d+)/(\d+): )?step (\d+)/(\d+)")
 _PRIOR = re.compile(r"prior (\d+) %")
 
@@ -27,6 +30,7 @@ class RemotePainter:
 
     def __init__(self, url: str, key: str, ca: Path | None = None) -> None:
         self.url = url.rstrip("/")
+        self._submitted: dict[str, str] = {}
         headers = {"authorization": f"Key {key}"} if key else {}
         verify: Any = True
         if ca is not None:
@@ -59,7 +63,11 @@ class RemotePainter:
         if wish.images:
             body["image_urls"] = list(wish.images)
         answer = await self._call("POST", f"/queue/{endpoint}", json=body)
-        return str(answer.json()["request_id"])
+        request_id = str(answer.json()["request_id"])
+        self._submitted[request_id] = wish.prompt
+        while len(self._submitted) > MAX_REMEMBERED:
+            del self._submitted[next(iter(self._submitted))]
+        return request_id
 
     async def follow(self, request_id: str) -> AsyncIterator[Progress]:
         path = f"/queue/{APP}/requests/{request_id}/status/stream?logs=1"
@@ -85,14 +93,14 @@ class RemotePainter:
     async def result(self, request_id: str) -> Painted:
         path = f"/queue/{APP}/requests/{request_id}"
         status = (await self._call("GET", f"{path}/status")).json()
-        if status["status"] != "COMPLETED":
-            waiting = status["status"] == "IN_QUEUE"
+        state = UNFINISHED.get(status["status"])
+        if state is not None:
+            waiting = state == "waiting"
             facts = {"queue_position": status["queue_position"]} if waiting else {}
-            return Painted(request_id, "waiting" if waiting else "working", facts=facts)
+            return Painted(request_id, state, facts=facts)
         answer = await self._send("GET", path)
         if answer.status_code != 200:
-            state: State = "cancelled" if answer.status_code == 499 else "failed"
-            return Painted(request_id, state, error=_sentence(answer))
+            return Painted(request_id, _ended_as(answer.status_code), error=_sentence(answer))
         output = answer.json()
         pictures = [await self._download(image["url"]) for image in output["images"]]
         first = output["images"][0]
@@ -107,10 +115,13 @@ class RemotePainter:
         with suppress(PaintingFailed):
             await self._send("PUT", f"/queue/{APP}/requests/{request_id}/cancel")
 
-    async def recent(self, limit: int) -> list[dict[str, Any]]:
+    async def recent(self, limit: int) -> list[Listed]:
+        # the unfinished first: what ends between the two questions is then among the ended
+        unfinished = await self._unfinished()
         path = f"/platform/v1/models/requests/search?limit={limit}&expand=payloads"
-        rows = (await self._call("GET", path)).json()["results"]
-        return [_row(row) for row in rows]
+        ended = [_ended(row) for row in (await self._call("GET", path)).json()["results"]]
+        known = {one.request_id for one in ended}
+        return [*(one for one in unfinished if one.request_id not in known), *ended][:limit]
 
     async def condition(self) -> dict[str, Any]:
         answer = await self._send("GET", "/health/ready")
@@ -118,6 +129,18 @@ class RemotePainter:
 
     async def close(self) -> None:
         await self._http.aclose()
+
+    async def _unfinished(self) -> list[Listed]:
+        """Ask how far this session's requests are, and forget those that have ended."""
+        found = []
+        for request_id, prompt in reversed(list(self._submitted.items())):
+            answer = await self._send("GET", f"/queue/{APP}/requests/{request_id}/status")
+            state = UNFINISHED.get(answer.json()["status"]) if answer.is_success else None
+            if state is not None:
+                found.append(Listed(request_id, prompt, state))
+            elif answer.is_success or answer.status_code == 404:
+                self._submitted.pop(request_id, None)
+        return found
 
     async def _download(self, url: str) -> bytes:
         return bytes((await self._call("GET", url)).content)
@@ -150,14 +173,15 @@ def _fraction(message: str) -> float:
     return 0.0
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
+def _ended(row: dict[str, Any]) -> Listed:
     asked = row.get("json_input") or {}
-    return {
-        "request_id": row["request_id"],
-        "prompt": asked.get("prompt"),
-        "status_code": row.get("status_code"),
-        "ended_at": row.get("ended_at"),
-    }
+    return Listed(row["request_id"], asked.get("prompt"), _ended_as(row["status_code"]))
+
+
+def _ended_as(status_code: int) -> State:
+    if status_code == 200:
+        return "done"
+    return "cancelled" if status_code == 499 else "failed"
 
 
 def _sentence(answer: httpx2.Response) -> str:

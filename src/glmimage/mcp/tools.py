@@ -6,6 +6,7 @@ import base64
 import json
 import mimetypes
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +27,8 @@ INSTRUCTIONS = (
     "seconds to minutes; with wait=false it answers at once with an id for `status`."
 )
 MAX_LISTED = 50
+SMALLEST_RISE = 1e-6
+"""Of progress; a hundred thousand places in a queue are 10 % at most."""
 Content = list[Image | str]
 
 Prompt = Annotated[
@@ -160,9 +163,10 @@ class Tools:
             raise ToolError(str(error)) from None
 
     async def list_requests(self, limit: Limit = 10) -> Content:
-        """List the latest requests, the newest first."""
+        """List the latest requests: unfinished ones, then the newest first."""
         try:
-            return [_text({"requests": await self._painter.recent(limit)})]
+            found = await self._painter.recent(limit)
+            return [_text({"requests": [asdict(one) for one in found]})]
         except PaintingFailed as error:
             raise ToolError(str(error)) from None
 
@@ -176,12 +180,14 @@ class Tools:
             raise ToolError(str(error)) from None
 
     async def _finished(self, request_id: str, ctx: Context[Any, Any]) -> Painted:
-        shown = -1.0
+        shown, told = -1.0, ""
         try:
             async for news in self._painter.follow(request_id):
-                if news.fraction > shown:  # progress must rise with every notification
-                    shown = news.fraction
-                    await ctx.report_progress(100 * shown, 100, news.message)
+                if shown < 1 and (news.fraction > shown or news.message != told):
+                    # the protocol's progress rises with every notification, if only words change
+                    shown = min(1.0, max(news.fraction, shown + SMALLEST_RISE))
+                    told = news.message
+                    await ctx.report_progress(100 * shown, 100, told)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._painter.cancel(request_id)

@@ -57,11 +57,11 @@ class Callbacks:
 
 def run_service(settings: Settings, worker_command: Sequence[str], tell: Callbacks) -> int:
     """Serve until a signal; return the exit code. Raises InvalidSettings before anything runs."""
-    _refuse_open_doors(settings)
+    refuse_open_doors(settings)
     make_data_folder(settings.data_dir)
     with contextlib.ExitStack() as stack:
-        http = stack.enter_context(_bind(settings.host, settings.http_port, "http"))
-        https = stack.enter_context(_bind(settings.host, settings.https_port, "https"))
+        http = stack.enter_context(bind(settings.host, settings.http_port, "http"))
+        https = stack.enter_context(bind(settings.host, settings.https_port, "https"))
         settings = settings.model_copy(
             update={"http_port": http.getsockname()[1], "https_port": https.getsockname()[1]}
         )
@@ -239,7 +239,7 @@ async def _tell_ready(store: JobStore, began: float, tell: Callbacks) -> None:
     tell.ready(time.monotonic() - began)
 
 
-def _refuse_open_doors(settings: Settings) -> None:
+def refuse_open_doors(settings: Settings) -> None:
     if settings.auth:
         return
     try:
@@ -253,7 +253,7 @@ def _refuse_open_doors(settings: Settings) -> None:
         )
 
 
-def _bind(host: str, port: int, scheme: str) -> socket.socket:
+def bind(host: str, port: int, scheme: str) -> socket.socket:
     """Listen; raise InvalidSettings that names the port and what to do."""
     option = f"--{scheme}-port"
     try:
