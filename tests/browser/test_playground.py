@@ -6,9 +6,8 @@ import subprocess
 
 from glmimage.types import image_seed
 
-PROMPT = "A poster with the headline 'OPEN'"
-FAST = 10
-SLOW = 40
+from .painting import PROMPT, SLOW, ask, finished, paint
+
 HAND_OVER = """async ([kind, carried, name]) => {
   const canvas = new OffscreenCanvas(64, 64);
   canvas.getContext("2d").fillRect(0, 0, 64, 64);
@@ -18,28 +17,6 @@ HAND_OVER = """async ([kind, carried, name]) => {
   const options = { [carried]: carrier, bubbles: true, cancelable: true };
   document.dispatchEvent(new make(kind, options));
 }"""
-
-
-def ask(page, prompt=PROMPT, steps=FAST, num_images=1):
-    """Fill the form with a small picture."""
-    page.fill("#prompt", prompt)
-    page.check("input[name=image_size][value=square]")
-    page.fill("[aria-label='Steps, exact value']", str(steps))
-    page.locator("input[name=num_images]").nth(num_images - 1).check()
-
-
-def paint(page, **options):
-    ask(page, **options)
-    page.click("button[type=submit]")
-
-
-def finished(page, num_images=1):
-    """Wait for the pictures, really loaded."""
-    page.wait_for_function(
-        "n => { const all = [...document.querySelectorAll('.finished img')];"
-        " return all.length === n && all.every(i => i.complete && i.naturalWidth) }",
-        arg=num_images,
-    )
 
 
 def test_the_printed_link_carries_the_key(visit, service, shoot):
@@ -271,31 +248,6 @@ def test_keyboard_alone(visit):
     finished(page)
     assert "seed 42" in page.locator(".run-facts").inner_text()
     assert "10 steps" in page.locator(".run-facts").inner_text()
-
-
-def test_accessible(visit, axe, shoot, photos):
-    """No serious finding in any view, in light and in dark colours."""
-    page = visit()
-
-    def check(name):
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)
-            shoot(page, f"{name}-{scheme}")
-            assert axe(page) == [], scheme
-
-    check("18-welcome")
-    page.set_input_files("input[type=file]", photos)
-    page.wait_for_selector(".reference")
-    paint(page, steps=FAST)
-    finished(page)
-    page.click("text=The same call as code")
-    check("19-done")
-    page.click("text=Operations")
-    page.wait_for_selector("section[aria-label=Workers]")
-    check("20-operations")
-    page.get_by_role("button", name="API key").click()
-    page.wait_for_selector("dialog[open]")
-    check("21-key")
 
 
 def test_the_time_left_counts_what_is_painted_before(visit):

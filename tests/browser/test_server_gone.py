@@ -1,5 +1,9 @@
 """The server goes away while it paints, and comes back: the page says so, and goes on."""
 
+from .painting import add_references, finished, paint
+
+NOT_SENT = "text=It was not sent. Press Try again when the server is back."
+
 
 def test_gone_and_back(visit, service, shoot):
     page = visit()
@@ -17,3 +21,24 @@ def test_gone_and_back(visit, service, shoot):
     shoot(page, "23-no-worker")
     page.wait_for_selector(".finished img")
     page.wait_for_selector(".banner", state="detached")  # with the next look at the server
+
+
+def test_sent_while_it_is_gone(visit, service, photos, shoot):
+    """Neither a request nor an upload goes on by itself; the button sends both."""
+    page = visit()
+    service.kill()
+    paint(page)
+    page.wait_for_selector(NOT_SENT)
+    add_references(page, photos)
+    paint(page)
+    page.wait_for_selector(f"article:has(.run-references) >> {NOT_SENT}")
+    shoot(page, "32-not-sent")
+    service.start(*service.same_addresses(), wait_for="page")
+    page.wait_for_selector("text=The server does not answer.", state="detached")
+    page.get_by_role("button", name="Try again").click()
+    finished(page)
+    assert page.locator(".run-references img").count() == 2
+    page.locator(".past").last.click()
+    page.get_by_role("button", name="Try again").click()
+    finished(page)
+    assert page.locator(".run-references").count() == 0

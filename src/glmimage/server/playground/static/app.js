@@ -9,7 +9,7 @@ import { Operations } from "./operations.js";
 import { fetchPicture } from "./pictures.js";
 import { addFiles, MAX_REFERENCES } from "./references.js";
 import { doing, RunView } from "./run_view.js";
-import { allRuns, forget, isActive, restore, start, subscribe } from "./runs.js";
+import { allRuns, forget, isActive, referencesOf, restore, start, subscribe } from "./runs.js";
 import { randomSeed } from "./seeds.js";
 import { sizeOf } from "./sizes.js";
 import { html, render, useCallback, useEffect, useRef, useState } from "./vendor/preact-htm.js";
@@ -96,6 +96,10 @@ function App() {
     saveDraft(next);
     setFaults({});
   };
+  const changeReferences = (next) => {
+    setReferences(next);
+    setFaults(({ image_urls, ...others }) => others);
+  };
   const send = (input, used) => {
     const id = start({ input, references: used, price: price ?? 0 });
     setSelected(id);
@@ -115,21 +119,31 @@ function App() {
     if (keyState === "missing" || keyState === "bad") setDialog({ kind: "key" });
     else send(inputOf(draft), references);
   };
+  /** Bring a request's input back into the form, at the field that is to blame. */
+  const edit = (input, field, fault) => {
+    change(draftOf(input, draft));
+    if (field) setFaults({ [field]: fault });
+    document.querySelector(field === "image_urls" ? ".references .drop" : "#prompt").focus();
+  };
+  const resend = (old, changes = {}) => {
+    const used = referencesOf(old);
+    if (used) send({ ...old.input, ...changes }, used);
+    else edit(old.input, "image_urls", "Add the references again: a reload loses those that were not sent.");
+  };
   const actions = {
+    announce,
     askKey: () => setDialog({ kind: "key" }),
     open: (url, text) => setDialog({ kind: "picture", url, text }),
-    vary: (old) => send({ ...old.input, seed: randomSeed() }, oldReferences(old)),
-    repaint: (old) => send({ ...old.input, seed: old.result.seed }, oldReferences(old)),
+    vary: (old) => resend(old, { seed: randomSeed() }),
+    repaint: (old) => resend(old, { seed: old.result.seed }),
     again: (old) => {
-      if (old.error.kind === "refused" || old.error.kind === "input") {
-        change(draftOf(old.input, draft));
-        if (old.error.field) setFaults({ [old.error.field]: old.error.text });
-        document.getElementById("prompt").focus();
-      } else send(old.input, oldReferences(old));
+      if (old.error.kind === "refused" || old.error.kind === "input") edit(old.input, old.error.field, old.error.text);
+      else resend(old);
     },
     useAsReference: async (url, name) => {
       const opened = await addFiles(references, [new File([await fetchPicture(url)], name)]);
-      setReferences(opened.references);
+      changeReferences(opened.references);
+      if (opened.fault) setFaults({ image_urls: opened.fault });
       announce(opened.fault || `${name} is reference ${opened.references.length} of at most ${MAX_REFERENCES}.`);
       document.querySelector(".references")?.scrollIntoView({ behavior: "smooth", block: "center" });
     },
@@ -152,8 +166,8 @@ function App() {
     ${view === "operations"
       ? html`<main id="stage" class="page"><${Operations} askKey=${actions.askKey} /></main>`
       : html`<div class="workbench">
-        <${Composer} draft=${draft} change=${change} references=${references} setReferences=${setReferences} faults=${faults}
-          submit=${submit} cost=${Number.isFinite(cost) ? cost : null} announce=${announce} />
+        <${Composer} draft=${draft} change=${change} references=${references} setReferences=${changeReferences} faults=${faults}
+          submit=${submit} cost=${Number.isFinite(cost) ? cost : null} announce=${announce} shownSeed=${run?.result?.seed ?? run?.input.seed} />
         <main id="stage" class="stage" ref=${stage} tabindex="-1">
           <h1 class="unseen">Playground</h1>
           ${run ? html`<${RunView} key=${run.id} run=${run} actions=${actions} />` : html`<${Welcome} change=${change} />`}
@@ -163,11 +177,6 @@ function App() {
     <p class="unseen" role="status" aria-live="polite">${said}</p>
     ${dialog?.kind === "key" && html`<${KeyDialog} reason=${keyState === "bad" ? "This key is not accepted." : ""} current=${api.hasKey()} use=${useKey} close=${() => setDialog(null)} />`}
     ${dialog?.kind === "picture" && html`<${Lightbox} ...${dialog} close=${() => setDialog(null)} />`}`;
-}
-
-/** A stored request's references are on the server; their addresses are in its input. */
-function oldReferences(run) {
-  return run.references.map((reference, index) => ({ ...reference, url: run.input.image_urls?.[index] }));
 }
 
 /** Say aloud what changes: where the request is, not every step. */
@@ -217,13 +226,15 @@ function Welcome({ change }) {
   </section>`;
 }
 
+/** The buttons have no label of their own: it would hide what is seen on them from those who speak to the page. */
 function History({ runs, current, select }) {
   return html`<section class="history" aria-label="History"><h2>History</h2>
     <ul>${runs.map((run) => html`<li key=${run.id}>
       <button type="button" class="past" aria-current=${run.id === current?.id ? "true" : null} onClick=${() => select(run.id)}
-        aria-label=${`${run.input.prompt}, ${run.expired ? "expired" : run.state}`} title=${run.input.prompt}>
+        title=${run.input.prompt}>
+        <span class="unseen">${run.input.prompt}, ${run.thumbs[0] && !run.expired && run.state}</span>
         ${run.thumbs[0] ? html`<img src=${run.thumbs[0]} alt="" />` : html`<span class="past-state">${pastState(run)}</span>`}
-        ${run.thumbs.length > 1 && html`<span class="count">${run.thumbs.length}</span>`}
+        ${run.thumbs.length > 1 && html`<span class="count">${run.thumbs.length}<span class="unseen"> pictures</span></span>`}
         ${run.expired && html`<span class="count">expired</span>`}
       </button>
       <button type="button" class="past-remove" aria-label=${`Remove from history: ${run.input.prompt}`} onClick=${() => forget(run.id)}><${Icon} name="trash" /></button>

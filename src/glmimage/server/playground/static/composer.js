@@ -2,7 +2,7 @@
 import { EDIT_EXAMPLES, EXAMPLES } from "./examples.js";
 import { Icon } from "./icons.js";
 import { References } from "./references.js";
-import { seedFault } from "./seeds.js";
+import { randomSeed, seedFault } from "./seeds.js";
 import { MAX_SIDE, MIN_SIDE, PRESETS, SIDE_STEP, sideFault, sizeOf } from "./sizes.js";
 import { html, useRef } from "./vendor/preact-htm.js";
 
@@ -69,9 +69,10 @@ export function draftOf(input, draft) {
 /** Return what is wrong with a draft, by field. */
 export function faultsOf(draft) {
   const faults = {};
-  if (!draft.prompt.trim()) faults.prompt = "Describe the picture first.";
-  else if (draft.prompt.length > MAX_PROMPT) {
-    faults.prompt = `The prompt has ${draft.prompt.length} characters; at most ${MAX_PROMPT} are read. Shorten it.`;
+  const numCharacters = [...draft.prompt.trim()].length; // as the server counts: an emoji is one
+  if (!numCharacters) faults.prompt = "Describe the picture first.";
+  else if (numCharacters > MAX_PROMPT) {
+    faults.prompt = `The prompt has ${numCharacters} characters; at most ${MAX_PROMPT} are read. Shorten it.`;
   }
   if (draft.size === "custom") {
     faults.image_size = sideFault("width", draft.width) || sideFault("height", draft.height);
@@ -86,7 +87,7 @@ export function faultsOf(draft) {
 
 const inRange = (value, low, high) => value !== "" && Number(value) >= low && Number(value) <= high;
 
-export function Composer({ draft, change, references, setReferences, faults, submit, cost, busy, announce }) {
+export function Composer({ draft, change, references, setReferences, faults, submit, cost, busy, announce, shownSeed }) {
   const { width, height } = draft.size === "custom" ? draft : sizeOf(draft.size);
   const onKeyDown = (event) => {
     if (event.key === "Enter" && (event.metaKey || event.ctrlKey)) {
@@ -110,7 +111,7 @@ export function Composer({ draft, change, references, setReferences, faults, sub
         hint="More steps, finer detail, more time" fault=${faults.num_inference_steps} set=${(steps) => change({ steps })} />
       <${Slider} id="guidance" label="Guidance" min=${1} max=${10} step=${0.1} value=${draft.guidance}
         hint="How closely the picture follows the prompt" fault=${faults.guidance_scale} set=${(guidance) => change({ guidance })} />
-      <${Seed} draft=${draft} change=${change} fault=${faults.seed} />
+      <${Seed} draft=${draft} change=${change} fault=${faults.seed} shown=${shownSeed} />
       <div class="switches">
         <${Switch} label="Safety check" hint="Refuses unsafe prompts, blacks out unsafe pictures"
           on=${draft.safety} set=${(safety) => change({ safety })} />
@@ -210,11 +211,13 @@ function Slider({ id, label, hint, min, max, step, value, fault, set }) {
   </div>`;
 }
 
-function Seed({ draft, change, fault }) {
+/** shown: the seed of the request that is looked at, which is the one to keep. */
+function Seed({ draft, change, fault, shown }) {
   const input = useRef(null);
+  const locked = draft.seedLocked && draft.seed !== "";
   const lock = () => {
-    change({ seedLocked: !draft.seedLocked });
-    if (!draft.seedLocked) input.current.focus();
+    change(locked ? { seedLocked: false } : { seedLocked: true, seed: draft.seed || shown || randomSeed() });
+    if (!locked) input.current.focus();
   };
   return html`<div class="field seed">
     <label for="seed">Seed</label>
@@ -222,11 +225,11 @@ function Seed({ draft, change, fault }) {
       <input id="seed" ref=${input} class="number" inputmode="numeric" autocomplete="off" value=${draft.seed}
         placeholder="drawn for each request" aria-invalid=${fault ? "true" : null} aria-describedby="seed-hint"
         onInput=${(event) => change({ seed: event.target.value.trim(), seedLocked: event.target.value.trim() !== "" })} />
-      <button type="button" class="quiet square" aria-pressed=${draft.seedLocked ? "true" : "false"} aria-label="Lock the seed"
-        title="Lock the seed" onClick=${lock}><${Icon} name=${draft.seedLocked ? "lock" : "unlock"} /></button>
+      <button type="button" class="quiet square" aria-pressed=${locked ? "true" : "false"} aria-label="Lock the seed"
+        title="Lock the seed" onClick=${lock}><${Icon} name=${locked ? "lock" : "unlock"} /></button>
     </div>
     <${Fault} id="seed-fault" text=${fault} />
-    <p class="hint" id="seed-hint">${draft.seedLocked ? "Locked: the same input gives the same picture." : "Open: every request draws a new one."}</p>
+    <p class="hint" id="seed-hint">${locked ? "Locked: the same input gives the same picture." : "Open: every request draws a new one."}</p>
   </div>`;
 }
 

@@ -41,12 +41,16 @@ export function explain(error) {
   if (first) return ofInput(first, error);
   const text = typeof error.body.detail === "string" ? error.body.detail : "";
   switch (error.status) {
+    case 400:
+      return say("input", "The server did not take this request", sentence(text) || "It gave no reason.");
     case 401:
       return say("key", "This key is not accepted", "Enter a valid key; whoever runs the server can make one with: glmimage keys create NAME");
     case 403:
       return say("rights", "This key may not see that", text);
     case 404:
       return say("gone", "The server does not know this request any more", "Its time is over. Paint it again: the same seed gives the same picture.");
+    case 413: // forms are small: it is a file
+      return say("input", "The file is too large", sentence(text) || "Send a smaller file.", "image_urls");
     case 429:
       return say("busy", "The server takes no more requests now", `${text} ${retry(error)}`.trim());
     case 499:

@@ -38,6 +38,12 @@ export async function loadRuns() {
   return found;
 }
 
+/** Return a stored request as it is now; undefined when it was removed. */
+export async function loadRun(id) {
+  const runs = await store("readonly");
+  return runs ? done(runs.get(id)) : memory.get(id);
+}
+
 export async function saveRun(run) {
   const { live, ...kept } = run; // what only a running request has
   const runs = await store("readwrite");

@@ -27,11 +27,17 @@ export async function thumbnail(url) {
   return shrink(await createImageBitmap(await fetchPicture(url)));
 }
 
-/** Return a picture's content; throw an Error whose `gone` says that it has expired. */
+/** Return a picture's content; throw an Error that says why not, and whose `gone` says that it has expired. */
 export async function fetchPicture(url) {
-  const answer = await fetch(url);
-  if (answer.ok) return answer.blob();
-  throw Object.assign(new Error(`${answer.status}`), { gone: answer.status === 404 });
+  let answer;
+  try {
+    answer = await fetch(url);
+    if (answer.ok) return await answer.blob();
+  } catch {
+    throw new Error("The server does not answer. Try again when it is back.");
+  }
+  const gone = answer.status === 404 || answer.status === 410;
+  throw Object.assign(new Error(`The server did not give the picture: it answered ${answer.status}. Try again.`), { gone });
 }
 
 function shrink(bitmap) {

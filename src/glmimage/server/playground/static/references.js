@@ -63,7 +63,7 @@ export function References({ references, setReferences, fault, announce }) {
     </button>
     <input type="file" class="hidden-file" accept="image/*" multiple tabindex="-1" aria-label="Choose reference pictures"
       onChange=${(event) => { add([...event.target.files]); event.target.value = ""; }} />
-    ${(ownFault || fault) && html`<p class="fault" role="alert"><${Icon} name="warn" />${ownFault || fault}</p>`}
+    ${(fault || ownFault) && html`<p class="fault" role="alert"><${Icon} name="warn" />${fault || ownFault}</p>`}
     ${references.length > 1 && html`<p class="hint">The first is the subject. Drag, or use the arrows, to change the order.</p>`}
   </fieldset>`;
 }

@@ -49,9 +49,8 @@ function State({ run, actions }) {
     return html`<div class=${`notice ${run.state}`} role=${run.state === "failed" ? "alert" : "status"}>
       <${Icon} name=${run.state === "failed" ? "warn" : "cancel"} />
       <div><strong>${title}</strong><p>${text}</p></div>
-      ${kind === "key"
-        ? html`<button type="button" class="quiet" onClick=${actions.askKey}>Enter a key</button>`
-        : html`<button type="button" class="quiet" onClick=${() => actions.again(run)}>${kind === "refused" || kind === "input" ? "Edit" : "Try again"}</button>`}
+      ${kind === "key" && html`<button type="button" class="quiet" onClick=${actions.askKey}>Enter a key</button>`}
+      <button type="button" class="quiet" onClick=${() => actions.again(run)}>${kind === "refused" || kind === "input" ? "Edit" : "Try again"}</button>
     </div>`;
   }
   if (run.result && run.result.prompt !== run.input.prompt) {
@@ -130,6 +129,7 @@ function Cells({ share }) {
 
 function Finished({ run, index, image, frame, actions }) {
   const [copied, setCopied] = useState(false);
+  const [fault, setFault] = useState("");
   const seed = imageSeed(run.result.seed, index);
   const several = run.input.num_images > 1;
   const name = several ? `Picture ${index + 1}` : "Picture";
@@ -139,11 +139,15 @@ function Finished({ run, index, image, frame, actions }) {
     setCopied(true);
     setTimeout(() => setCopied(false), 1500);
   };
-  const lost = async () => {
+  /** Do what needs the picture's content; without it, say why. */
+  const withPicture = async (use, say = setFault) => {
+    say("");
     try {
-      await fetchPicture(image.url);
+      await use();
     } catch (error) {
-      if (error.gone) markExpired(run.id);
+      if (!error.gone) return say(error.message);
+      markExpired(run.id);
+      actions.announce("This picture has expired.");
     }
   };
   if (run.expired) {
@@ -156,15 +160,16 @@ function Finished({ run, index, image, frame, actions }) {
   const fileName = `glmimage-${seed}.${run.input.output_format === "png" ? "png" : "jpg"}`;
   return html`<figure class="picture" style=${frame}>
     <button type="button" class="canvas finished" aria-label=${`${name}, open large`} onClick=${() => actions.open(image.url, `${name}: ${run.input.prompt}`)}>
-      <img src=${image.url} alt=${`${name}: ${run.input.prompt}`} onError=${lost} />
+      <img src=${image.url} alt=${`${name}: ${run.input.prompt}`} onError=${() => withPicture(() => fetchPicture(image.url), () => {})} />
     </button>
     ${black && html`<p class="fault"><${Icon} name="warn" />The picture check found it unsafe and blacked it out. Change the prompt or the seed.</p>`}
     <figcaption class="tools">
-      <button type="button" class="tool" onClick=${() => download(image.url, fileName)}><${Icon} name="download" /><span>Download</span></button>
+      <button type="button" class="tool" onClick=${() => withPicture(() => download(image.url, fileName))}><${Icon} name="download" /><span>Download</span></button>
       <button type="button" class="tool" onClick=${copySeed} title=${`Seed ${seed}`}><${Icon} name=${copied ? "check" : "copy"} /><span>${copied ? "Copied" : "Copy seed"}</span></button>
       <button type="button" class="tool" onClick=${() => actions.vary(run)}><${Icon} name="vary" /><span>Vary</span></button>
-      <button type="button" class="tool" onClick=${() => actions.useAsReference(image.url, `${name} of seed ${seed}`)}><${Icon} name="reference" /><span>Use as reference</span></button>
+      <button type="button" class="tool" onClick=${() => withPicture(() => actions.useAsReference(image.url, `${name} of seed ${seed}`))}><${Icon} name="reference" /><span>Use as reference</span></button>
     </figcaption>
+    ${fault && html`<p class="fault" role="alert"><${Icon} name="warn" />${fault}</p>`}
   </figure>`;
 }
 

@@ -1,7 +1,7 @@
 // Requests on their way and those of the past; whoever shows them subscribes.
 import * as api from "./api.js";
 import { explain } from "./errors.js";
-import { loadRuns, removeRun, saveRun } from "./history.js";
+import { loadRun, loadRuns, removeRun, saveRun } from "./history.js";
 import { thumbnail } from "./pictures.js";
 import { measuredStep, readLogs } from "./progress.js";
 import { sizeOf } from "./sizes.js";
@@ -9,6 +9,7 @@ import { sizeOf } from "./sizes.js";
 const PACE_NAME = "glmimage.pace";
 const ACTIVE = new Set(["uploading", "queued", "running"]);
 let runs = [];
+const carried = new Map(); // by run: its references with their files, which no reload outlives
 const listeners = new Set();
 
 export const isActive = (run) => ACTIVE.has(run.state);
@@ -43,8 +44,38 @@ export async function restore() {
   for (const listener of listeners) listener();
   for (const run of stored.filter(isActive)) {
     if (run.requestId) follow(run.id);
-    else fail(run.id, { kind: "lost", title: "Not sent", text: "The page was left before the request was sent. Paint it again.", field: "" });
+    else resume(run.id);
   }
+}
+
+/** Hold a request while it is sent, so that other tabs do not take it for lost. Browsers lock on https and localhost only. */
+const hold = (id, work) => navigator.locks?.request(`glmimage.run.${id}`, work) ?? work();
+
+/** Go on with a request that was stored before it was sent: another tab may be sending it still. */
+async function resume(id) {
+  const stored = await hold(id, () => loadRun(id));
+  const run = runs.find((one) => one.id === id);
+  if (!run) return;
+  if (!stored) {
+    forget(id);
+    return;
+  }
+  show(run, stored);
+  if (!isActive(stored)) return;
+  if (!stored.requestId) {
+    fail(id, { kind: "lost", title: "Not sent", text: "The page was left before the request was sent. Paint it again.", field: "" });
+    return;
+  }
+  if (run.cancelled) await cancelAtServer(id, stored.requestId); // here, while the other tab sent it
+  follow(id);
+}
+
+/** Return what a request was made from, to send it again; null where files are gone that were not sent. */
+export function referencesOf(run) {
+  if (carried.has(run.id)) return carried.get(run.id);
+  const urls = run.input.image_urls ?? [];
+  if (urls.length < run.references.length) return null;
+  return run.references.map((reference, index) => ({ ...reference, url: urls[index] }));
 }
 
 /** Paint: upload the references, submit, follow. Returns the new run's id. */
@@ -61,31 +92,43 @@ export function start({ input, references, price }) {
     previews: {},
     thumbs: [],
   };
+  carried.set(id, references);
   runs = [run, ...runs];
   for (const listener of listeners) listener();
+  send(id, references); // holds the run before it is stored, where other tabs find it
   saveRun(run).catch(() => {});
-  send(id, references);
   return id;
 }
 
 async function send(id, references) {
-  try {
-    const urls = [];
-    for (const reference of references) {
-      reference.url ??= await api.upload(reference.file);
-      urls.push(reference.url);
+  await hold(id, async () => {
+    try {
+      await submit(id, references);
+    } catch (error) {
+      const failure = explain(error);
+      // only a request that was sent is taken up again by the page itself
+      if (failure.kind === "offline") failure.text = "It was not sent. Press Try again when the server is back.";
+      if (runs.some((one) => one.id === id && isActive(one))) fail(id, failure);
     }
     const run = runs.find((one) => one.id === id);
-    if (!run || !isActive(run)) return;
-    const input = urls.length ? { ...run.input, image_urls: urls } : run.input;
-    update(id, { input, state: "queued" });
-    const requestId = await api.submit(run.endpoint, input);
-    const sent = update(id, { requestId, sentAt: Date.now() });
-    if (!sent || sent.cancelled) await api.cancel(requestId);
-    if (sent) await follow(id);
-  } catch (error) {
-    fail(id, explain(error));
+    if (run) await saveRun(run).catch(() => {}); // other tabs read it as soon as it is let go
+  });
+  if (runs.find((one) => one.id === id)?.requestId) await follow(id);
+}
+
+async function submit(id, references) {
+  const urls = [];
+  for (const reference of references) {
+    reference.url ??= await api.upload(reference.file);
+    urls.push(reference.url);
   }
+  const run = runs.find((one) => one.id === id);
+  if (!run || !isActive(run)) return;
+  const input = urls.length ? { ...run.input, image_urls: urls } : run.input;
+  update(id, { input, state: "queued" });
+  const requestId = await api.submit(run.endpoint, input);
+  const sent = update(id, { requestId, sentAt: Date.now() });
+  if (!sent || sent.cancelled) await cancelAtServer(id, requestId);
 }
 
 async function follow(id) {
@@ -171,8 +214,12 @@ export async function cancelRun(id) {
     fail(id, { kind: "cancelled", title: "Cancelled", text: "Nothing was sent.", field: "" });
     return;
   }
+  await cancelAtServer(id, run.requestId);
+}
+
+async function cancelAtServer(id, requestId) {
   try {
-    await api.cancel(run.requestId);
+    await api.cancel(requestId);
   } catch {
     update(id, { cancelled: false }); // it has ended by itself, or the server is away
   }
@@ -186,6 +233,7 @@ export async function forget(id) {
   const run = runs.find((one) => one.id === id);
   run?.live?.leaving?.abort();
   runs = runs.filter((one) => one.id !== id);
+  carried.delete(id);
   for (const listener of listeners) listener();
   await removeRun(id).catch(() => {});
 }
