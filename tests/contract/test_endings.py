@@ -72,6 +72,37 @@ async def test_a_cancelled_job_of_a_dead_worker_ends(store, new_job):
     assert (ended.state, ended.status) == ("cancelled", 499)
 
 
+@pytest.mark.parametrize("point", HELD)
+@pytest.mark.parametrize("call", ["hand_back", "hand_back_others", "fail"])
+@pytest.mark.parametrize("attempts", [1, 3])
+async def test_a_cancelled_job_that_its_worker_lets_go_otherwise_ends(
+    store, new_job, point, call, attempts
+):
+    changes = {"max_attempts": attempts, "webhook_url": "http://h"}
+    job, claim = await bring_to(store, new_job, point, **changes)
+    await store.cancel(job.id)
+    await {
+        "hand_back": lambda: store.hand_back(claim),
+        "hand_back_others": lambda: store.hand_back_others("worker"),
+        "fail": lambda: store.fail(claim, 500, BODY, retryable=True),
+    }[call]()
+    ended = await store.get(job.id)
+    assert (ended.state, ended.status, ended.dead) == ("cancelled", 499, False)
+    assert ended.result == {"detail": "Request cancelled", "error_type": "client_cancelled"}
+    assert await store.queue_length(job.endpoint) == 0
+    assert await store.claim("w", ["prepare", "prior", "decode"], 5, 60) == []
+    assert await store.cancel(job.id) == "done"
+    assert len(await store.due_webhooks()) == 1
+
+
+async def test_a_cancel_that_came_between_the_stages_can_be_asked_for_again(store, new_job):
+    job, claim = await bring_to(store, new_job, "decoding")
+    await store.cancel(job.id)
+    await store.save_priors(claim, PRIORS, "r", release=True)
+    assert await store.cancel(job.id) == "requested"
+    assert (await store.get(job.id)).state == "cancelled"
+
+
 async def test_who_finishes_before_the_cancel_arrives_has_finished(store, new_job):
     job, claim = await bring_to(store, new_job, "decoding")
     await store.cancel(job.id)

@@ -2,10 +2,14 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
+import asyncpg
 import pytest
 
-from glmimage.jobs import JobStore
+from glmimage.jobs import JobStore, feed, queue
+from glmimage.jobs.schema import jobs
+from glmimage.server.live_jobs import LiveJobs
 
 pytestmark = pytest.mark.anyio
 
@@ -14,42 +18,75 @@ async def test_changes_come_in_order_and_each_job_once(store, new_job, claim_one
     start = await store.newest_change()
     first, _ = await store.enqueue(new_job())
     second, _ = await store.enqueue(new_job())
-    assert [job.id for job in await store.changes_since(start)] == [first.id, second.id]
+    assert [job.id for job in (await store.changes_since(start)).jobs] == [first.id, second.id]
     claim = await claim_one()
-    changed = await store.changes_since(start)
+    changed, cursor = await store.changes_since(start)
     assert [(job.id, job.state) for job in changed] == [
         (second.id, "queued"),
         (first.id, "running"),
     ]
     assert changed[0].input is None
-    number = changed[-1].change_number
-    assert number == await store.newest_change()
-    assert await store.changes_since(number) == []
+    assert cursor == await store.newest_change()
+    assert await store.changes_since(cursor) == ([], cursor)
     await store.report([(first.id, "step 1/2", "INFO")], [(claim, 0.5)])
-    (job,) = await store.changes_since(number)
+    ((job,), _) = await store.changes_since(cursor)
     assert (job.progress, job.last_log) == (0.5, (await store.logs(first.id))[-1].number)
 
 
-async def test_a_limit_never_cuts_a_change_in_two(store, new_job):
-    for _ in range(6):
-        await store.enqueue(new_job())
-    start = await store.newest_change()
-    await store.claim("w", ["prior"], 4, 60)  # four jobs in one change
-    await store.claim("w", ["prior"], 2, 60)
-    found = await store.changes_since(start, limit=2)
-    assert len(found) == 4
-    assert len(await store.changes_since(found[-1].change_number, limit=2)) == 2
+@pytest.fixture
+async def in_progress(request, database_url, postgres_address):
+    """Give a connection in a transaction that has begun, and goes on until the test commits it."""
+    elsewhere = getattr(request, "param", "here") == "elsewhere"
+    connection = await asyncpg.connect(postgres_address if elsewhere else database_url)
+    await connection.execute("BEGIN; SELECT pg_current_xact_id()")
+    yield connection
+    connection.terminate()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("in_progress", ["here", "elsewhere"], indirect=True)
+async def test_nobody_waits_for_what_others_have_in_progress(store, new_job, in_progress):
+    """Neither a transaction of another store, nor one in another database of the server."""
+    cursor = await store.newest_change()
+    for _ in range(3):
+        job, _ = await store.enqueue(new_job())
+        ((told,), cursor) = await store.changes_since(cursor)
+        assert told.id == job.id
+        assert not await store.changes_since(cursor)  # who waits is not woken for what it knows
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_change_whose_number_is_an_older_one_is_heard_of(store, new_job, in_progress):
+    """A transaction that has begun with something else comes to a job that is newer than it."""
+    live = LiveJobs(store)
+    cursor = await store.newest_change()
+    queued, _ = await store.enqueue(new_job())
+    ((job,), cursor) = await store.changes_since(cursor)
+    live.put(job)
+    await in_progress.execute(
+        "UPDATE jobs SET state = 'running', fence = fence + 1, queue = NULL, open_stage = NULL, "
+        "change_number = pg_current_xact_id()::text::bigint"
+    )
+    await in_progress.execute("COMMIT")
+    ((job,), _) = await store.changes_since(cursor)
+    assert (job.id, job.state) == (queued.id, "running")
+    assert job.change_number < queued.change_number
+    live.put(job)
+    live.put(queued)  # what a slow answer brings is old
+    assert (await live.get(job.id)).state == "running"
+    live.put(replace(job, state="done", change_number=job.change_number - 1))
+    assert (await live.get(job.id)).state == "done"
 
 
 async def test_waiting_for_changes_hears_of_other_processes(database_url, store, new_job):
     start = await store.newest_change()
-    assert await store.wait_for_changes(start, 0.02) == []
+    assert await store.wait_for_changes(start, 0.02) == ([], start)
     async with await JobStore.open(database_url, create=False) as other:
         waiting = asyncio.create_task(store.wait_for_changes(start, 30))
         await asyncio.sleep(0)
         began = time.monotonic()
         job, _ = await other.enqueue(new_job())
-        (heard,) = await waiting
+        ((heard,), _) = await waiting
         assert heard.id == job.id
         assert time.monotonic() - began < 5
 
@@ -58,16 +95,15 @@ async def test_a_reader_of_the_feed_misses_nothing(database_url, store, new_job)
     """Writers of several connections commit in any order; the reader asks all the time."""
     seen: dict[str, str] = {}
     writers_done = asyncio.Event()
+    start = await store.newest_change()
 
     async def read():
-        number = 0
+        cursor = start
         while True:
             last_round = writers_done.is_set()
-            for job in await store.changes_since(number, limit=5):
-                seen[job.id] = job.state
-                assert job.change_number >= number
-                number = job.change_number
-            if last_round and number >= await store.newest_change():
+            changed, cursor = await store.changes_since(cursor)
+            seen.update({job.id: job.state for job in changed})
+            if last_round and not changed:
                 return
 
     async def write(other):
@@ -86,8 +122,8 @@ async def test_a_reader_of_the_feed_misses_nothing(database_url, store, new_job)
     for other in others:
         await other.close()
     assert len(seen) == 45
-    jobs = [await store.get(id) for id in seen]
-    assert {job.id: job.state for job in jobs} == seen
+    stored = [await store.get(id) for id in seen]
+    assert {job.id: job.state for job in stored} == seen
 
 
 async def test_live_jobs_are_those_that_have_not_ended(store, new_job):
@@ -102,11 +138,29 @@ async def test_live_jobs_are_those_that_have_not_ended(store, new_job):
                 await store.finish(claim, {})
             elif name == "between":
                 await store.save_priors(claim, [], "r", release=True)
-    live, number = await store.live_jobs()
+    live, cursor = await store.live_jobs()
     assert [job.id for job in live] == [
         ids[n] for n in ("running", "between", "preparing", "queued")
     ]
-    assert number == await store.newest_change()
+    assert cursor == await store.newest_change()
+
+
+async def test_live_jobs_are_read_in_pages_and_once(store, new_job, monkeypatch):
+    monkeypatch.setattr(feed, "PAGE", 2)
+    for _ in range(8):
+        await store.enqueue(new_job())
+    for claim in await store.claim("w", ["prior"], 3, 60):
+        await store.save_priors(claim, [], "r", release=True)
+
+    def pages(connection, *which):
+        return [len(page) for page in feed.waiting(connection, *which)]
+
+    between = (jobs.c.open_stage, jobs.c.queue.is_(None))
+    assert await store._db.read(pages, jobs.c.queue) == [2, 2, 1]
+    assert await store._db.read(pages, *between) == [2, 1]
+    read = []
+    monkeypatch.setattr(feed, "job_from", lambda row: read.append(row) or queue.job_from(row))
+    assert len((await store.live_jobs()).jobs) == len(read) == 8
 
 
 async def test_logs_are_read_from_where_one_stopped(store, new_job):

@@ -36,7 +36,7 @@ async def test_a_heartbeat_extends_leases_and_brings_news(store, new_job, claim_
     beat = await store.heartbeat([kept, cancelled, lost], 60)
     assert beat.cancelled == {cancelled.job.id}
     assert beat.lost == {lost.job.id}
-    assert await store.recover_leases() == []
+    assert await store.recover_leases(time.time()) == []
     assert (await store.heartbeat([], 60)).lost == frozenset()
 
 
@@ -131,6 +131,29 @@ async def test_what_is_handed_back_has_cost_no_attempt(store, new_job, claim_one
     claim = await claim_one()
     assert claim.job.id == first.id  # at its old place
     assert claim.fence == 4
+
+
+async def test_what_a_worker_does_not_know_of_is_handed_back(store, new_job, claim_one):
+    """Claims whose answer it never got: at their old places, and no attempt is lost."""
+    for _ in range(4):
+        await store.enqueue(new_job(max_attempts=1))
+    held, old, lost, others = [await claim_one(name) for name in ("me", "me", "me", "other")]
+    await store.hand_back(old)
+    again = await claim_one("me")  # the same job once more, of which only the first claim is known
+    assert (again.job.id, again.fence) == (old.job.id, 2)
+    back = await store.hand_back_others("me", [held, old])
+    assert {job.id for job in back} == {again.job.id, lost.job.id}
+    for job in back:
+        now = await store.get(job.id)
+        assert (now.state, now.attempt, now.worker_id, now.dead) == ("queued", 0, None, False)
+    for claim in (held, others):
+        assert (await store.get(claim.job.id)).worker_id == claim.worker_id
+    assert await store.hand_back_others("me", [held]) == []
+    with pytest.raises(LeaseLost):
+        await store.finish(lost, {"images": []})
+    assert [(await claim_one("next")).job.id for _ in range(2)] == [again.job.id, lost.job.id]
+    assert [job.id for job in await store.hand_back_others("me")] == [held.job.id]
+    assert await store.wait_for_work(["prior"], 0.0)
 
 
 async def test_a_dead_worker_frees_everything_at_once(store, new_job):

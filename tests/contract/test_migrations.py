@@ -11,7 +11,9 @@ from sqlalchemy import text
 
 from glmimage.errors import InvalidSettings
 from glmimage.jobs import JobStore, StoreOutdated, StoreUnavailable
+from glmimage.jobs.database import is_sqlite
 from glmimage.jobs.migrations import HEAD
+from glmimage.jobs.order import LOW_PRIORITY
 from glmimage.jobs.schema import metadata
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +51,18 @@ def come_from_the_future(connection):
 async def test_the_migrations_lead_to_the_schema(store):
     assert await store._db.read(version) == HEAD
     assert await store._db.read(differences) == []
+
+
+async def test_what_has_aged_is_not_in_the_index_of_what_may(store):
+    def definition(connection):
+        asked = (
+            "SELECT sql FROM sqlite_master WHERE name = 'jobs_low'"
+            if is_sqlite(connection)
+            else "SELECT indexdef FROM pg_indexes WHERE indexname = 'jobs_low'"
+        )
+        return connection.execute(text(asked)).scalar()
+
+    assert str(LOW_PRIORITY) in await store._db.read(definition)
 
 
 async def test_several_processes_may_make_the_tables_at_once(database_url, store):

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import event, text
 
 from glmimage.jobs import endings, feed, leases, listing, order, queue, upkeep
-from glmimage.jobs.database import is_sqlite
+from glmimage.jobs.database import is_sqlite, newest_change
 from glmimage.jobs.order import BUCKET_PLACES
 from glmimage.jobs.schema import jobs
 from glmimage.jobs.statement import Statement
@@ -52,10 +52,17 @@ CASES = {
     "position": (lambda c: order.position_of(c, "e", PLACE, 1), "jobs_queue"),
     "leases": (lambda c: endings.recover_leases(c, 0.0), "jobs_lease"),
     "cancelled": (lambda c: leases.cancelled_of(c, "w"), "jobs_lease"),
+    "held by a worker": (lambda c: leases.hand_back_others(c, "w", []), "jobs_lease"),
     "deadlines": (lambda c: endings.expire_starts(c, 0.0), "jobs_start_deadline"),
     "lost revisions": (upkeep._revisions_that_wait, "jobs_claim_of_revision"),
     "ageing": (lambda c: order.age_queue(c, 1e12), "jobs_low"),
-    "changes": (lambda c: feed.changes_since(c, 10**9), "jobs_change"),
+    "changes": (lambda c: feed.changes_since(c, newest_change(c)), "jobs_change"),
+    "live, waiting": (lambda c: next(feed.waiting(c, jobs.c.queue)), "jobs_queue"),
+    "live, between": (
+        lambda c: next(feed.waiting(c, jobs.c.open_stage, jobs.c.queue.is_(None))),
+        "jobs_claim",
+    ),
+    "live, leased": (lambda c: next(feed.leased(c)), "jobs_lease"),
     "list of the waiting": (lambda c: listing.list_jobs(c, "queued"), "jobs_queue"),
     "list of the dead": (lambda c: listing.list_jobs(c, "dead"), "jobs_dead"),
 }
@@ -136,6 +143,10 @@ def check(name, plans, *indexes):
 async def check_all(store, new_job):
     for name, (call, index) in CASES.items():
         check(name, await store._db.write(plans_of, call), index)
+    results = lambda c: upkeep.results_due(c, 0.0, 0.0)  # noqa: E731
+    stored, unstored = await store._db.write(plans_of, results)
+    check("old results", [stored], "jobs_finished")
+    check("results that were not to be stored", [unstored], "jobs_unstored")
     # what is really run, in one statement or several
     steps = store._db.steps
     for _ in range(5):

@@ -79,14 +79,15 @@ TIME = {
         "deadline": "failed prepare",
         "lease": "preparing prepare",
         "worker dies": "preparing prepare",
+        "worker leaves": "preparing prepare",
     },
     "queued": {"deadline": "failed prior"},
-    "writing": {"lease": "queued prior", "worker dies": "queued prior"},
-    "decoding": {"lease": "queued decode", "worker dies": "queued decode"},
+    "writing": dict.fromkeys(("lease", "worker dies", "worker leaves"), "queued prior"),
+    "decoding": dict.fromkeys(("lease", "worker dies", "worker leaves"), "queued decode"),
 }
 OWNERS_CALLS = tuple(OWNERS["writing"])
 OTHER_CALLS = ("cancel", "retry", "claim prepare", "claim prior", "claim decode")
-TIMES = ("deadline", "lease", "worker dies", "order")
+TIMES = ("deadline", "lease", "worker dies", "worker leaves", "order")
 
 
 async def bring_to(store, new_job, point):
@@ -129,6 +130,7 @@ async def call(store, name, job_id, claim):
         "deadline": lambda: store.expire_starts(later),
         "lease": lambda: store.recover_leases(time.time() + 100),
         "worker dies": lambda: store.abandon("worker"),
+        "worker leaves": lambda: store.hand_back_others("worker"),
         "order": store.keep_order,
     }[name]()
 

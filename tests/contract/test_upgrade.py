@@ -100,6 +100,8 @@ def fill_first(connection):
            unit_price=0.15, cost=0.15, duration_s=1.0)  # fmt: skip
     insert(connection, "webhooks", id="h", job_id="done", url="http://h", state="pending",
            attempts=1, created_at=2.0, next_attempt=2.0)  # fmt: skip
+    insert(connection, "webhooks", id="of none", job_id="purged", url="http://h", state="failed",
+           attempts=9, created_at=1.0)  # fmt: skip
 
 
 async def test_the_first_release_goes_on(database_url, store, new_job):
@@ -124,6 +126,7 @@ async def test_the_first_release_goes_on(database_url, store, new_job):
         assert (await now.retry("dead")).state == "queued"
         assert [row.megapixels for row in await now.usage()] == [1.0]
         assert [hook.id for hook in await now.due_webhooks()] == ["h"]
+        assert await now.list_webhooks("purged") == []
         claims = await now.claim("w2", ["prior"], 2, 60, "r")
         assert [claim.job.id for claim in claims] == ["waiting-0", "dead"]
         assert claims[0].job.input == {"n": 0}

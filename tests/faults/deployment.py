@@ -71,7 +71,7 @@ class Deployment:
             "model": str(model),
             "device": "cpu",
             "dtype": "float32",
-            "lease_s": 60.0,
+            "lease_s": 15.0,
             "webhook_hosts": "127.0.0.1",
             "secret": SECRET,
             "result_cache": 0,

@@ -113,6 +113,28 @@ async def test_a_file_that_stays_locked_is_said_in_a_sentence(store, path, monke
     await store.enqueue(new_job())
 
 
+async def test_a_writer_without_a_connection_tries_the_next_time(path, monkeypatch):
+    connect, failures = sqlite._connect, [sqlite3.OperationalError("unable to open database file")]
+
+    def refuse(engine):
+        if threading.current_thread().name == "store-writer" and failures:
+            raise failures.pop()
+        return connect(engine)
+
+    monkeypatch.setattr(sqlite, "_connect", refuse)
+    async with await JobStore.open(f"sqlite:///{path}") as store:
+        with pytest.raises(StoreUnavailable, match="unable to open"):
+            await asyncio.wait_for(store.enqueue(new_job()), 5)
+        await asyncio.wait_for(store.enqueue(new_job()), 5)
+
+
+async def test_a_connection_that_cannot_even_roll_back_is_replaced(store):
+    broken = store._db.write(lambda connection: connection.connection.dbapi_connection.close())
+    with pytest.raises(StoreUnavailable, match="closed database"):
+        await asyncio.wait_for(broken, 5)
+    await asyncio.wait_for(store.enqueue(new_job()), 5)
+
+
 async def test_what_is_no_database_is_refused(tmp_path):
     (tmp_path / "store.sqlite3").write_bytes(b"not a database at all" * 100)
     with pytest.raises(StoreUnavailable, match="cannot be used"):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from glmimage.jobs import FileRecord
+from glmimage.jobs import FileRecord, JobStore, StoreUnavailable
 from glmimage.server import sweeper
 
 
@@ -94,6 +94,25 @@ def test_orphans_go_when_they_were_found_twice(swept, monkeypatch):
     assert swept.app.sweeper.removed["orphans"] == 5
 
 
+def test_what_is_not_ours_is_left_alone(swept, monkeypatch):
+    """Names that we never give, in a folder that is shared with somebody: no record is missed."""
+    moment = [1000.0]
+    monkeypatch.setattr(sweeper.time, "monotonic", lambda: moment[0])
+    names = ["my file.txt", "a+b.png", ".keep", "parts/my part"]
+    foreign = [swept.files.folder / name for name in names]
+    for file in foreign:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"theirs")
+        os.utime(file, (0, 0))
+    store_file(swept, "orphan", recorded=False)
+    for _ in range(2):
+        swept.call(swept.app.sweeper.remove_orphans())
+        moment[0] += sweeper.ORPHAN_AGE_S
+    assert all(file.exists() for file in foreign)
+    assert swept.app.sweeper.removed["orphans"] == 1
+    assert not swept.app.sweeper.removed["parts"]
+
+
 def test_parts_go_when_their_upload_never_ended(swept):
     old, young = sweeper.MULTIPART_LIFETIME_S + 60, sweeper.MULTIPART_LIFETIME_S - 60
     store_file(swept, "1-aa", recorded=False, age=old, folder="parts/x")
@@ -137,9 +156,8 @@ def test_it_works_by_itself(serve, monkeypatch):
     server.until(lambda: path not in paths(server))
 
 
-def test_a_failing_database_only_puts_it_off(serve, monkeypatch):
-    from glmimage.jobs import StoreUnavailable
-
+@pytest.mark.parametrize("error", [StoreUnavailable("not now"), RuntimeError("a mistake")])
+def test_a_failure_only_puts_it_off(serve, monkeypatch, error):
     monkeypatch.setattr(sweeper, "EXPIRY_S", 0.02)
     server = serve()
     expired_files, failures = server.store.expired_files, []
@@ -147,10 +165,27 @@ def test_a_failing_database_only_puts_it_off(serve, monkeypatch):
     async def fail_twice(*arguments):
         if len(failures) < 2:
             failures.append(1)
-            raise StoreUnavailable("not now")
+            raise error
         return await expired_files(*arguments)
 
     monkeypatch.setattr(server.store, "expired_files", fail_twice)
     path = store_file(server, "brief", expires=time.time() - 1)
     server.until(lambda: path not in paths(server))
     assert len(failures) == 2
+
+
+@pytest.mark.parametrize("duty", ["keep_order", "next_webhook_at"])
+def test_a_leader_that_cannot_reach_the_store_lets_another_one_lead(serve, monkeypatch, duty):
+    """Its lock may be held over another line than its work."""
+    server = serve()
+    address = f"sqlite:///{server.settings.data_dir / 'jobs.sqlite3'}"
+    other = server.call(JobStore.open(address, create=False))
+    server.until(lambda: not server.call(other.lead()))
+
+    async def fail(*arguments, **options):
+        raise StoreUnavailable("not over this line")
+
+    monkeypatch.setattr(server.store, duty, fail)
+    server.until(lambda: server.call(other.lead()))
+    assert not server.call(server.store.lead())
+    server.call(other.close())

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from glmimage.policy import open_policy
 from glmimage.server import webhooks
+from glmimage.server.counters import Counters
 from glmimage.server.webhooks import WebhookSender
 
 TIMEOUT_S = 15
@@ -222,6 +224,20 @@ def test_the_outbox_survives_a_restart(hooked, receiver):
     hooked.call(another.stop())
 
 
+def test_a_mistake_ends_no_duty(hooked, receiver, monkeypatch):
+    ask, failures = hooked.store.next_webhook_at, []
+
+    async def fail_once():
+        if not failures:
+            failures.append(1)
+            raise RuntimeError("a mistake")
+        return await ask()
+
+    monkeypatch.setattr(hooked.store, "next_webhook_at", fail_once)
+    hooked.until(lambda: failures)
+    delivery(hooked, submit(hooked, receiver), "delivered")
+
+
 def test_stopping_hands_a_delivery_under_way_back(hooked, receiver, monkeypatch):
     monkeypatch.setattr(webhooks, "STOP_S", 0.05)
     with receiver.came:  # the receiver hangs while we hold this
@@ -246,6 +262,20 @@ def test_retries_fill_two_hours_and_no_more(monkeypatch):
     monkeypatch.setattr(webhooks.random, "uniform", lambda low, high: 1.0)
     delays = [webhooks.FIRST_DELAY_S * 2**attempt for attempt in range(10)]
     assert sum(delays) <= 7200 < sum(delays) + webhooks.FIRST_DELAY_S * 2**10
+
+
+@pytest.mark.parametrize("window_s", [0.0, 5.0, 60.0, 7200.0, 86400.0])
+def test_no_retry_is_further_away_than_the_longest(window_s):
+    """What seems to be is from a clock that was put back since."""
+    settings = SimpleNamespace(webhook_window_s=window_s)
+    sender = WebhookSender(SimpleNamespace(settings=settings, counters=Counters()))
+    longest = webhooks.longest_delay_s(window_s)
+    for _ in range(200):
+        now, webhook = 0.0, SimpleNamespace(created_at=0.0, attempts=0)
+        while (at := sender._next_attempt(webhook, now)) is not None:
+            assert at - now <= longest
+            now, webhook.attempts = at, webhook.attempts + 1
+    assert longest <= max(window_s, webhooks.FIRST_DELAY_S)
 
 
 def test_names_that_nobody_answers_hold_up_nothing_else(serve, monkeypatch):

@@ -4,6 +4,7 @@ import io
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 from glmimage.errors import GlmImageError, InvalidImage, InvalidSize, OutOfMemory
@@ -43,6 +44,16 @@ def test_a_revision_names_every_part_of_the_model(tiny_dir, tmp_path):
     content[-1] ^= 1
     weights.write_bytes(content)
     assert model_revision(copy, "cpu", "float32") != first
+
+
+def test_a_revision_names_torch_but_not_its_build(tiny_dir, monkeypatch):
+    def revision(version):
+        monkeypatch.setattr(torch, "__version__", version)
+        return model_revision(tiny_dir, "cuda", "bfloat16")
+
+    first = revision("2.9.1+cu128")
+    assert revision("2.9.1+cu130") == first
+    assert revision("2.9.2+cu128") != first
 
 
 class Suspicious:

@@ -1,5 +1,6 @@
 """When previews are made, and of what; the engine is real, the store's half writes a list."""
 
+from math import inf
 from types import SimpleNamespace
 
 import numpy as np
@@ -104,6 +105,41 @@ def test_one_that_fails_is_left_out_and_one_that_cannot_be_comes_later(stages):
 
     told = order(paint(stages, spoil=without_the_decoder))
     assert told[:3] == ["preview 0", "step 1/9", "step 2/9"]
+
+
+class Clock:
+    """Stand in for the module `time`; it goes as a test says."""
+
+    def __init__(self):
+        self.now = 100.0
+        self.time = self.monotonic
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.mark.parametrize("num_images", [1, 3])
+def test_who_only_writes_priors_knows_how_long_they_take(stages, monkeypatch, num_images):
+    """From the pace of their tokens; otherwise each would be handed back when a worker stops."""
+    clock = Clock()
+    monkeypatch.setattr("glmimage.worker.painter.time", clock)
+    painter = Painter(Engine(stages, paints=False), List(), paints=False)
+    job = SimpleNamespace(id="j", input={})
+    request = GenerationRequest("A sign", 512, 512, 2, seed=3, num_images=num_images)
+    painter.begin(Begin(SimpleNamespace(job=job), request, ()))
+    assert painter.seconds_left("j") == inf
+    estimates = []
+    while True:
+        clock.now += 1.0
+        painter.step()
+        if "j" not in painter.in_hand:
+            break
+        estimates.append((clock.now, painter.seconds_left("j")))
+    known = [(now, left) for now, left in estimates if left < inf]
+    assert len(known) > len(estimates) / 2
+    for now, left in known[len(known) // 2 :]:
+        assert abs(now + left - clock.now) < 0.25 * (clock.now - 100), (now, left)
+    assert known[-1][1] < 0.2 * (clock.now - 100)
 
 
 def test_what_a_step_expects_is_where_its_velocity_leads(stages):

@@ -20,6 +20,8 @@ T = TypeVar("T")
 Transaction = Callable[Concatenate[Connection, P], T]
 Topic = Literal["change", "work", "cancel"]
 """What one may wait for: anything at all, something to claim, a job to let go of."""
+Cursor = int | str
+"""Where a reader of the change feed is: SQLite's last change, or a snapshot of PostgreSQL's."""
 
 
 class Steps(NamedTuple):
@@ -53,6 +55,10 @@ class Database(Protocol):
 
     async def lead(self) -> bool:
         """Hold the lock that one process has at a time, or try to get it."""
+        ...
+
+    async def resign(self) -> None:
+        """Give that lock up."""
         ...
 
     async def close(self) -> None: ...
@@ -105,13 +111,13 @@ class Stamp(NamedTuple):
 
 
 _COUNT_CHANGE = "UPDATE counters SET value = value + 1 WHERE name = 'change' RETURNING value"
-# A transaction's own number is handed out before it commits, so a reader of the feed stops below
-# the oldest number that is still in progress (see `newest_change`).
+# A transaction's own number is handed out before it commits, so numbers become visible in any
+# order, and a reader of the feed remembers which were (see `newest_change`).
 _STAMP = text(
     "SELECT pg_current_xact_id()::text::bigint, extract(epoch FROM clock_timestamp())::float8, "
     "pg_notify('glmimage', :topic)"
 )
-_HORIZON = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1")
+_SNAPSHOT = text("SELECT pg_current_snapshot()::text")
 _NEWEST = text("SELECT value FROM counters WHERE name = 'change'")
 _NOW = text("SELECT extract(epoch FROM clock_timestamp())::float8")
 
@@ -129,10 +135,11 @@ def stamp(connection: Connection, topic: Topic = "change") -> Stamp:
     return Stamp(number, now)
 
 
-def newest_change(connection: Connection) -> int:
-    """Return the number up to which all changes are visible."""
-    query = _NEWEST if is_sqlite(connection) else _HORIZON
-    return int(connection.execute(query).scalar_one())
+def newest_change(connection: Connection) -> Cursor:
+    """Return the cursor of a reader to whom all is known that is visible now."""
+    query = _NEWEST if is_sqlite(connection) else _SNAPSHOT
+    found: Cursor = connection.execute(query).scalar_one()
+    return found
 
 
 def store_time(connection: Connection) -> float:

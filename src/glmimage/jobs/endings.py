@@ -118,7 +118,12 @@ def put_back(
     reason: str | None,
     attempt: int | None = None,
 ) -> Job:
-    """Make a claimed job claimable again, at its old place and with what it has got."""
+    """Make a claimed job claimable again, at its old place and with what it has got.
+
+    One that its worker was asked to let go of ends instead: nobody else will be asked.
+    """
+    if job.cancel_requested:
+        return end(connection, job, changed, state="cancelled")
     values: dict[str, Any] = {
         "open_stage": job.stage,
         "worker_id": None,
@@ -201,7 +206,7 @@ def cancel(connection: Connection, job_id: str, body: Document = CANCELLED) -> C
     job = job_from(row)
     if job.ended:
         return "done"
-    if job.cancel_requested:
+    if job.cancel_requested and job.worker_id is not None:
         return "requested"
     changed = stamp(connection, "cancel")
     if job.worker_id is None:
@@ -242,9 +247,7 @@ def _recover(connection: Connection, which: Any) -> list[Job]:
     count_lease_losses(connection, len(rows))
     recovered, changed = [], stamp(connection, "work")
     for job in map(job_from, rows):
-        if job.cancel_requested:
-            recovered.append(end(connection, job, changed, state="cancelled"))
-        elif job.attempt >= job.max_attempts:
+        if job.attempt >= job.max_attempts and not job.cancel_requested:
             recovered.append(give_up(connection, job, changed, reason=LOST_WORKER))
         else:
             recovered.append(put_back(connection, job, changed, reason=LOST_WORKER))

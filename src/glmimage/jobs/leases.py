@@ -208,7 +208,7 @@ def fail(
     job, changed = owned(connection, claim), stamp(connection, "work" if retryable else "change")
     if not retryable:
         return end(connection, job, changed, state="failed", status=status, result=body)
-    if job.attempt >= job.max_attempts:
+    if job.attempt >= job.max_attempts and not job.cancel_requested:
         return give_up(connection, job, changed, reason=None, status=status, body=body)
     return put_back(connection, job, changed, reason=describe(body)[0])
 
@@ -217,6 +217,26 @@ def hand_back(connection: Connection, claim: Claim) -> Job:
     """Queue a job again that its worker will not finish; this attempt does not count."""
     job, changed = owned(connection, claim), stamp(connection, "work")
     return put_back(connection, job, changed, reason=None, attempt=job.attempt - 1)
+
+
+def hand_back_others(connection: Connection, worker_id: str, held: Sequence[Claim]) -> list[Job]:
+    """Queue again what a worker holds beside `held`, of which it may not know.
+
+    Its claim may be written although the answer is lost, or nobody waits for it any more.
+    """
+    rows = connection.execute(
+        select(*JOB_COLUMNS)
+        .where(jobs.c.lease_until.is_not(None), jobs.c.worker_id == worker_id)
+        .with_for_update()
+    ).all()
+    fences = {claim.job.id: claim.fence for claim in held}
+    others = [job for job in map(job_from, rows) if fences.get(job.id) != job.fence]
+    if not others:
+        return []
+    changed = stamp(connection, "work")
+    return [
+        put_back(connection, job, changed, reason=None, attempt=job.attempt - 1) for job in others
+    ]
 
 
 def confirm_cancelled(connection: Connection, claim: Claim) -> Job:

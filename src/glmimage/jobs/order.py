@@ -34,12 +34,19 @@ from sqlalchemy import (
 
 from .database import insert_for, is_sqlite, stamp, store_time
 from .records import Priority
-from .schema import BUCKETS_TOGETHER, counters, jobs, key_clocks, queue_counts, queue_totals
+from .schema import (
+    BUCKETS_TOGETHER,
+    LOW_PLACES,
+    counters,
+    jobs,
+    key_clocks,
+    queue_counts,
+    queue_totals,
+)
 from .statement import Statement
 
 PLACES_PER_MEGAPIXEL = 1024
-LOW_PRIORITY = 1 << 52
-"""Added to the places of low priority."""
+LOW_PRIORITY = LOW_PLACES
 BUCKET_PLACES = 1 << 18
 """256 megapixels of one key: a position adds up the buckets before, and counts within its own."""
 STRIPE_LOCK = 0x676C6D02
@@ -224,9 +231,8 @@ def age_queue(connection: Connection, ageing_s: float = AGEING_S) -> int:
         .where(
             jobs.c.queue.is_not(None),
             # literal, so that the planner sees that the partial index serves
-            text("priority = 'low'"),
+            text(f"priority = 'low' AND place >= {LOW_PRIORITY}"),
             jobs.c.created_at < store_time(connection) - ageing_s,
-            jobs.c.place >= LOW_PRIORITY,
         )
         .order_by(jobs.c.created_at)
         .limit(HOUSEKEEPING_BATCH)

@@ -62,6 +62,14 @@ def webhook_failed(
     _note(connection, id, state=state, status=status, error=error, next_attempt=next_attempt)
 
 
+def advance_webhooks(connection: Connection, longest_s: float) -> int:
+    """Let deliveries that are due later than any can be wait for `longest_s`: the clock was put
+    back."""
+    latest = store_time(connection) + max(longest_s, DELIVERY_LEASE_S)
+    advanced = update(webhooks).where(webhooks.c.next_attempt > latest)
+    return connection.execute(advanced.values(next_attempt=latest)).rowcount
+
+
 def list_webhooks(
     connection: Connection, job_id: str | None = None, limit: int = 100
 ) -> Sequence[Webhook]:
@@ -72,7 +80,10 @@ def list_webhooks(
     return [_webhook(row) for row in connection.execute(query)]
 
 
-_NOTE = update(webhooks).where(webhooks.c.id == bindparam("webhook_id"))
+# what another process has settled meanwhile stays so
+_NOTE = update(webhooks).where(
+    webhooks.c.id == bindparam("webhook_id"), webhooks.c.state == "pending"
+)
 
 
 def _note(connection: Connection, id: str, **values: Any) -> None:

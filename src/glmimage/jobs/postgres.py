@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, get_args
 import asyncpg
 from sqlalchemy import URL, Connection
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from .database import Steps, Topic, Transaction
@@ -130,6 +131,10 @@ class PostgresDatabase:
                 self._forget_leader()
             return self._leads
 
+    async def resign(self) -> None:
+        async with self._asking:
+            self._forget_leader()
+
     def _forget_leader(self) -> None:
         """Drop the session, and with it the lock."""
         leader, self._leader, self._leads = self._leader, None, False
@@ -193,6 +198,8 @@ class PostgresDatabase:
                 return answer
             except TimeoutError as error:
                 raise unavailable(error) from None
+            except PoolTimeout:
+                raise StoreUnavailable("The database's connections are all busy.") from None
             except (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 may_repeat = repeatable(error) or (
                     connection_lost(error) and (lost_repeats or not committing)

@@ -37,4 +37,7 @@ def find_cached_prior(
     if model_revision is not None:
         query = query.where(priors.c.model_revision == model_revision)
     job_id = connection.execute(query.order_by(priors.c.created_at.desc()).limit(1)).scalar()
-    return () if job_id is None else tuple(read_priors(connection, [job_id])[job_id])
+    if job_id is None:
+        return ()
+    # they may have been deleted since
+    return tuple(read_priors(connection, [job_id]).get(job_id, ()))

@@ -58,6 +58,9 @@ Number = BigInteger().with_variant(Integer, "sqlite")
 Time = Float(53)
 Id = String(64)
 
+LOW_PLACES = 1 << 52
+"""Added to the places of low priority; what has aged stands below. It is part of an index."""
+
 metadata = MetaData()
 
 jobs = Table(
@@ -142,8 +145,8 @@ jobs = Table(
     Index(
         "jobs_low",
         "created_at",
-        sqlite_where=text("queue IS NOT NULL AND priority = 'low'"),
-        postgresql_where=text("queue IS NOT NULL AND priority = 'low'"),
+        sqlite_where=text(f"queue IS NOT NULL AND priority = 'low' AND place >= {LOW_PLACES}"),
+        postgresql_where=text(f"queue IS NOT NULL AND priority = 'low' AND place >= {LOW_PLACES}"),
     ),
     Index(
         "jobs_start_deadline",
@@ -161,6 +164,12 @@ jobs = Table(
     Index("jobs_change", "change_number"),
     Index("jobs_endpoint_finished", "endpoint", "finished_at"),
     Index("jobs_finished", "finished_at"),
+    Index(
+        "jobs_unstored",
+        "finished_at",
+        sqlite_where=text("NOT store_io"),
+        postgresql_where=text("NOT store_io"),
+    ),
     Index(
         "jobs_cache",
         "cache_key",

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
@@ -154,6 +155,9 @@ class SqliteDatabase:
             return False
         return True
 
+    async def resign(self) -> None:
+        fcntl.flock(self._leader, fcntl.LOCK_UN)
+
     async def close(self) -> None:
         self._leader.close()
         self._inbox.put(None)
@@ -167,10 +171,10 @@ class SqliteDatabase:
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         connection = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = _connect(self._engine)
-            self._connections.append(connection)
         try:
+            if connection is None:
+                connection = self._local.connection = _connect(self._engine)
+                self._connections.append(connection)
             raw: Any = connection.connection.dbapi_connection
             raw.execute("BEGIN")
             try:
@@ -181,9 +185,10 @@ class SqliteDatabase:
             raise _unavailable(error) from None
 
     def _write_loop(self) -> None:
-        connection = _connect(self._engine)
-        while (task := self._inbox.get()) is not None:
-            batch, last = [task], False
+        connection: Connection | None = None
+        last = False
+        while not last and (task := self._inbox.get()) is not None:
+            batch = [task]
             while len(batch) < MAX_BATCH:
                 try:
                     further = self._inbox.get_nowait()
@@ -193,11 +198,16 @@ class SqliteDatabase:
                     last = True
                     break
                 batch.append(further)
-            _run_batch(connection, batch)
+            try:
+                connection = connection or _connect(self._engine)
+                _run_batch(connection, batch)
+            except Exception as error:  # none to be had, or one that cannot be used any more
+                for task in batch:
+                    task.error = task.error or _unavailable(error)
+                _drop(connection)
+                connection = None
             _settle(batch)
-            if last:
-                break
-        connection.close()
+        _drop(connection)
 
 
 def _bind(transaction: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -237,10 +247,10 @@ def _run_batch(connection: Connection, batch: list[_Task]) -> None:
             raw.execute("RELEASE task")
         raw.execute("COMMIT")
     except Exception as error:
-        if raw.in_transaction:  # a full disk ends SQLite's transaction by itself
-            raw.execute("ROLLBACK")
         for task in batch:
             task.error = task.error or _unavailable(error)
+        if raw.in_transaction:  # a full disk ends SQLite's transaction by itself
+            raw.execute("ROLLBACK")
 
 
 def begin_immediate(connection: Connection) -> None:
@@ -287,15 +297,25 @@ def _make_engine(path: Path) -> Engine:
 
 def _connect(engine: Engine) -> Connection:
     connection = engine.connect()
-    for pragma in (
-        "journal_mode = WAL",
-        "synchronous = FULL",  # a commit survives a power cut; see `may_be_lost`
-        "temp_store = MEMORY",
-        "cache_size = -32000",
-        "mmap_size = 268435456",
-    ):
-        _execute_when_free(connection, f"PRAGMA {pragma}")
+    try:
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",  # a commit survives a power cut; see `may_be_lost`
+            "temp_store = MEMORY",
+            "cache_size = -32000",
+            "mmap_size = 268435456",
+        ):
+            _execute_when_free(connection, f"PRAGMA {pragma}")
+    except BaseException:
+        _drop(connection)
+        raise
     return connection
+
+
+def _drop(connection: Connection | None) -> None:
+    if connection is not None:
+        with suppress(Exception):  # a broken one may not even close
+            connection.close()
 
 
 def _execute_when_free(connection: Connection, statement: str) -> None:

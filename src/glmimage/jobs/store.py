@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from . import (
     upkeep,
 )
 from .clock import ClockWatch
-from .database import Database, Topic, newest_change, open_database, store_time
+from .database import Cursor, Database, Topic, newest_change, open_database, store_time
 from .ledger import Ledger
 from .records import (
     Beat,
@@ -38,6 +39,8 @@ T = TypeVar("T")
 
 SAFETY_POLL_S = 1.0
 """How long a waiting caller trusts in being woken."""
+RESIGNED_S = 2.0
+"""Who has resigned does not lead for so long; others try several times a second."""
 
 
 class JobStore(Ledger):
@@ -49,6 +52,7 @@ class JobStore(Ledger):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._clock = ClockWatch()
+        self._resigned_until = 0.0
 
     @classmethod
     async def open(
@@ -133,7 +137,8 @@ class JobStore(Ledger):
         unstored_before: the same for jobs that came with store_io=False.
         """
         unstored = before if unstored_before is None else unstored_before
-        return await self._db.write(upkeep.purge_results, before, unstored)
+        ids = await self._db.read(upkeep.results_due, before, unstored)
+        return await self._db.write(upkeep.purge_results, ids) if ids else 0
 
     async def purge_history(self, before: float) -> int:
         """Delete jobs that ended before; return how many (at most 500 a call)."""
@@ -204,6 +209,10 @@ class JobStore(Ledger):
         """Queue a claimed job again; the attempt does not count."""
         return await self._db.write(leases.hand_back, claim)
 
+    async def hand_back_others(self, worker_id: str, held: Sequence[Claim] = ()) -> list[Job]:
+        """Queue again what a worker holds beside `held`; these attempts do not count."""
+        return await self._db.write(leases.hand_back_others, worker_id, held)
+
     async def confirm_cancelled(self, claim: Claim) -> Job:
         """End a job whose cancelling was asked for."""
         return await self._db.write(leases.confirm_cancelled, claim)
@@ -217,10 +226,9 @@ class JobStore(Ledger):
 
     # what keeps the queue in order; safe to call from any process at any time
 
-    async def recover_leases(self, now: float | None = None) -> list[Job]:
-        """Free the jobs of workers that have stopped answering; not right after a clock's jump."""
-        trusted = now is not None or await self._clock.trusts(self.now)
-        return await self._db.write(endings.recover_leases, now) if trusted else []
+    async def recover_leases(self, now: float) -> list[Job]:
+        """Free the jobs whose leases have run out by `now`; `keep_order` does it when it may."""
+        return await self._db.write(endings.recover_leases, now)
 
     async def abandon(self, worker_id: str) -> list[Job]:
         """Free the jobs of a worker that is known to be dead, at once."""
@@ -233,16 +241,31 @@ class JobStore(Ledger):
     async def lead(self) -> bool:
         """Try to be the one that does what is done in one place at a time; ask before each round.
 
-        Whoever leads does so until it closes the store, dies, or loses its connection.
+        Whoever leads does so until it resigns, closes the store, dies, or loses its connection.
         """
-        return await self._db.lead()
+        return time.monotonic() >= self._resigned_until and await self._db.lead()
+
+    async def resign(self) -> None:
+        """Let another one lead, after a round in which the store could not be reached."""
+        self._resigned_until = time.monotonic() + RESIGNED_S
+        await self._db.resign()
 
     async def keep_order(
-        self, ageing_s: float = order.AGEING_S, longest_lease_s: float = 3600.0
+        self,
+        ageing_s: float = order.AGEING_S,
+        longest_lease_s: float = 3600.0,
+        longest_delay_s: float = math.inf,
+        lease_s: float = 30.0,
     ) -> None:
-        """Do what a queue needs every second or so: leases, deadlines, lost revisions, ageing."""
-        trusted = await self._clock.trusts(self.now)
-        await self._db.write(upkeep.keep_order, ageing_s, longest_lease_s, recover=trusted)
+        """Do what a queue needs every second or so: leases, deadlines, lost revisions, ageing.
+
+        Leases are left alone after a jump of the clock, and in the first rounds of a process, or
+        after a time without any: workers that live get time to renew theirs.
+        longest_delay_s: between attempts at a webhook. lease_s: of the workers.
+        """
+        trust = await self._clock.trust(self.now, lease_s)
+        await self._db.write(upkeep.keep_order, ageing_s, longest_lease_s, longest_delay_s, trust)
+        self._clock.worked()
 
     async def now(self) -> float:
         """Return the time by the clock that all who share the store go by."""
@@ -258,17 +281,17 @@ class JobStore(Ledger):
         """Return a job's log entries with a number above `after`."""
         return await self._db.read(feed.read_logs, job_id, after)
 
-    async def newest_change(self) -> int:
-        """Return the number of the latest change that is visible."""
+    async def newest_change(self) -> Cursor:
+        """Return the cursor behind the changes that are visible."""
         return await self._db.read(newest_change)
 
-    async def changes_since(self, number: int, limit: int = 1000) -> list[Job]:
-        """Return jobs changed after `number`, in order, as they are now, without payloads."""
-        return await self._db.read(feed.changes_since, number, limit)
+    async def changes_since(self, cursor: Cursor) -> feed.Changes:
+        """Return jobs changed since `cursor`, in order, as they are now, without payloads."""
+        return await self._db.read(feed.changes_since, cursor)
 
-    async def wait_for_changes(self, number: int, timeout_s: float, limit: int = 1000) -> list[Job]:
-        """Like `changes_since`, but wait for the first one; [] when none came."""
-        changes = partial(self._db.read, feed.changes_since, number, limit)
+    async def wait_for_changes(self, cursor: Cursor, timeout_s: float) -> feed.Changes:
+        """Like `changes_since`, but wait for the first one; without jobs when none came."""
+        changes = partial(self._db.read, feed.changes_since, cursor)
         return await self._wait_until("change", changes, timeout_s)
 
     async def _wait_until(
@@ -284,6 +307,6 @@ class JobStore(Ledger):
                 return answer
             await self._db.wait(topic, moment, min(left, SAFETY_POLL_S))
 
-    async def live_jobs(self) -> tuple[list[Job], int]:
-        """Return the jobs that have not ended, and the change number to go on from."""
+    async def live_jobs(self) -> feed.Changes:
+        """Return the jobs that have not ended, and the cursor to go on from."""
         return await self._db.read(feed.live_jobs)

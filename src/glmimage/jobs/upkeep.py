@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, bindparam, delete, or_, select, text, update
+from sqlalchemy import Connection, bindparam, delete, select, text, update
 
-from . import order
+from . import order, outbox
+from .clock import Trust
 from .database import is_sqlite, stamp, store_time
 from .endings import BATCH, expire_starts, recover_leases
 from .feed import log
-from .schema import files, jobs, logs, payloads, priors, workers
+from .schema import files, jobs, logs, payloads, priors, webhooks, workers
 from .statement import Statement
 
 HOUSEKEEPING_LOCK = 0x676C6D01
@@ -33,20 +34,26 @@ def delete_payload(connection: Connection, job_id: str) -> bool:
     return known is not None
 
 
-def purge_results(connection: Connection, before: float, unstored_before: float) -> int:
-    """Delete the payloads of jobs that ended before a time; another for those not to be stored."""
-    finished = jobs.c.finished_at
-    due = or_(finished < before, (finished < unstored_before) & jobs.c.store_io.is_(False))
-    ids = connection.execute(
-        select(jobs.c.id)
-        .join(payloads, payloads.c.job_id == jobs.c.id)
-        .where(finished.is_not(None), due)
-        .limit(BATCH)
-    ).scalars()
-    number = 0
-    for job_id in ids.all():
-        number += delete_payload(connection, job_id)
-    return number
+def results_due(connection: Connection, before: float, unstored_before: float) -> list[str]:
+    """Return the ids of jobs that ended before a time and still have a payload.
+
+    unstored_before: the same for jobs whose payload is not to be stored.
+    """
+    # not a join, so that no planner begins with the payloads
+    payload = select(payloads.c.job_id).where(payloads.c.job_id == jobs.c.id).scalar_subquery()
+    old = select(jobs.c.id).where(payload.is_not(None)).order_by(jobs.c.finished_at).limit(BATCH)
+    queries = (
+        old.where(jobs.c.finished_at < before),
+        # literal, so that the planner sees that the partial index serves
+        old.where(jobs.c.finished_at < unstored_before, text("NOT store_io")),
+    )
+    ids = [id for query in queries for id in connection.execute(query).scalars()]
+    return list(dict.fromkeys(ids))[:BATCH]
+
+
+def purge_results(connection: Connection, ids: Sequence[str]) -> int:
+    """Delete the payloads of those of the jobs that have ended, and not been retried since."""
+    return sum(delete_payload(connection, job_id) for job_id in _ended(connection, ids))
 
 
 def purge_history(connection: Connection, before: float) -> int:
@@ -62,33 +69,46 @@ def ended_before(connection: Connection, before: float) -> list[str]:
 
 def purge_jobs(connection: Connection, ids: Sequence[str]) -> list[str]:
     """Delete jobs that have ended, and let their pictures expire; return which these were."""
-    ended = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.finished_at.is_not(None))
-    found = list(connection.execute(ended.with_for_update()).scalars())
+    found = _ended(connection, ids)
     now = store_time(connection)
     connection.execute(update(files).where(files.c.job_id.in_(found)).values(expires=now))
     _delete_jobs(connection, found)
     return found
 
 
+def _ended(connection: Connection, ids: Sequence[str]) -> list[str]:
+    ended = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.finished_at.is_not(None))
+    return list(connection.execute(ended.with_for_update()).scalars())
+
+
 def _delete_jobs(connection: Connection, ids: Sequence[str]) -> int:
-    for table in (payloads, priors, logs):
+    for table in (payloads, priors, logs, webhooks):
         connection.execute(delete(table).where(table.c.job_id.in_(ids)))
     connection.execute(delete(jobs).where(jobs.c.id.in_(ids)))
     return len(ids)
 
 
 def keep_order(
-    connection: Connection, ageing_s: float, longest_lease_s: float, *, recover: bool = True
+    connection: Connection,
+    ageing_s: float,
+    longest_lease_s: float,
+    longest_delay_s: float,
+    trust: Trust,
 ) -> None:
-    """Free lost leases, expire deadlines, age the queue; in one place at a time."""
+    """Free lost leases, expire deadlines, age the queue; in one place at a time.
+
+    longest_delay_s: between two attempts at a webhook.
+    """
     if not is_sqlite(connection):
         query = text("SELECT pg_try_advisory_xact_lock(:name)")
         if not connection.execute(query, {"name": HOUSEKEEPING_LOCK}).scalar_one():
             return  # another process is at it
     shorten_leases(connection, longest_lease_s)
-    if recover:
+    outbox.advance_webhooks(connection, longest_delay_s)
+    if trust.leases:
         recover_leases(connection)
-    expire_starts(connection)
+    if trust.clock:
+        expire_starts(connection)
     restart_orphans(connection)
     order.age_queue(connection, ageing_s)
     order.drop_empty_buckets(connection)

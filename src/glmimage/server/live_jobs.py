@@ -61,7 +61,7 @@ class LiveJobs:
 
     async def follow(self) -> None:
         """Read the change feed until cancelled."""
-        jobs, number = await self._store.live_jobs()
+        jobs, cursor = await self._store.live_jobs()
         self._live.clear()
         self._queues.clear()
         self.open.clear()
@@ -71,7 +71,7 @@ class LiveJobs:
         self._loaded.set()
         while True:
             try:
-                changed = await self._store.wait_for_changes(number, FEED_WAIT_S)
+                changed, cursor = await self._store.wait_for_changes(cursor, FEED_WAIT_S)
             except StoreUnavailable as error:
                 # nothing of the feed is lost meanwhile; it is read on from where it was
                 log.warning("The status of requests is late: %s", error)
@@ -79,7 +79,6 @@ class LiveJobs:
                 continue
             for job in changed:
                 self.put(job)
-                number = job.change_number
             await asyncio.sleep(FEED_PAUSE_S)
 
     async def loaded(self) -> None:
@@ -90,11 +89,8 @@ class LiveJobs:
         """Take over a job as it is now, unless something newer is known; `news`: it may have ended
         just now."""
         known = self._live.get(job.id) or self._ended.get(job.id)
-        if known is not None:
-            if known.change_number > job.change_number:
-                return
-            if known.change_number == job.change_number and known.state == job.state:
-                return
+        if known is not None and not _is_news(job, known):
+            return
         self._leave_queue(self._live.get(job.id))
         self.open.put(job)
         job = replace(job, input=None, result=None)
@@ -220,3 +216,16 @@ class LiveJobs:
         for events in self._watchers.values():
             for event in events:
                 event.set()
+
+
+def _is_news(job: Job, known: Job) -> bool:
+    """Say whether a job was read later than what is known of it.
+
+    Numbers of changes may go back on PostgreSQL: a transaction that began earlier may come to the
+    job later. A fence never does, and what has ended under one was open before.
+    """
+    if job.fence != known.fence:
+        return job.fence > known.fence
+    if job.change_number == known.change_number:
+        return job.state != known.state
+    return job.change_number > known.change_number or (job.ended and not known.ended)

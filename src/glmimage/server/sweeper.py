@@ -9,12 +9,14 @@ import time
 from collections.abc import Awaitable, Callable
 
 from ..files import FilesError
+from ..files.store import check_path
 from ..jobs import AWAITED, StoreUnavailable
 from .arrivals import FOLDER as ARRIVALS_FOLDER
 from .arrivals import forget, incoming_path, take_in
 from .fal.uploads import MULTIPART_LIFETIME_S, PARTS_FOLDER, UPLOAD_LIFETIME_S
 from .preparation import LEASE_S as PREPARATION_LEASE_S
 from .services import Services
+from .webhooks import longest_delay_s
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +61,12 @@ class Sweeper:
 
     async def keep_order(self) -> None:
         """Free lost leases, expire deadlines, age the queue."""
-        longest_s = LEASES_AT_MOST * max(self._services.settings.lease_s, PREPARATION_LEASE_S)
-        await self._services.store.keep_order(longest_lease_s=longest_s)
+        settings = self._services.settings
+        await self._services.store.keep_order(
+            longest_lease_s=LEASES_AT_MOST * max(settings.lease_s, PREPARATION_LEASE_S),
+            longest_delay_s=longest_delay_s(settings.webhook_window_s),
+            lease_s=settings.lease_s,
+        )
 
     async def remove_expired(self) -> None:
         """Delete files whose time is over, then results and history that are old."""
@@ -108,6 +114,8 @@ class Sweeper:
         found: list[str] = []
         unknown: dict[str, float] = {}
         async for info in files.list():
+            if not _may_be_ours(info.path):
+                continue
             if info.path.startswith((f"{PARTS_FOLDER}/", f"{ARRIVALS_FOLDER}/")):
                 if info.modified < now - MULTIPART_LIFETIME_S:
                     self.removed["parts"] += await files.delete(info.path)
@@ -139,7 +147,22 @@ class Sweeper:
                 led = await self._services.store.lead()
                 if led:
                     await work()
-            except (StoreUnavailable, FilesError) as error:
+            except StoreUnavailable as error:
+                log.warning("Cleaning up waits for the database: %s", error)
+                await self._services.store.resign()
+                led = False
+            except FilesError as error:
                 log.warning("Cleaning up is put off: %s", error)
+            except Exception:
+                log.exception("Cleaning up is put off")
             # who does not lead looks often, lest what is due every hour waits for another one
             await asyncio.sleep(min(every_s, LOOK_S) if not led else every_s)
+
+
+def _may_be_ours(path: str) -> bool:
+    """Say whether a file has a name as we give them; others in the place are somebody else's."""
+    try:
+        check_path(path)
+    except ValueError:
+        return False
+    return True

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import math
 import random
 import time
 
@@ -26,6 +27,13 @@ RETRY_LIMITS = FetchLimits(max_bytes=0, total_s=120.0, connect_s=10.0, idle_s=12
 POLL_S = 0.25
 AT_ONCE = 32
 STOP_S = 3.0
+
+
+def longest_delay_s(window_s: float) -> float:
+    """Return how long a webhook may wait for its next attempt, of those within the window."""
+    # with every delay as short and the window as long as chance makes them
+    num_retries = int(math.log2(window_s * 1.1 / 0.9 / FIRST_DELAY_S + 1))
+    return FIRST_DELAY_S * 2.0**num_retries * 1.1 / 2
 
 
 class WebhookSender:
@@ -80,15 +88,18 @@ class WebhookSender:
             await asyncio.wait(self._under_way)
 
     async def _run(self) -> None:
+        store = self._services.store
         while True:
             try:
-                store = self._services.store
                 if await store.lead():
                     at = await store.next_webhook_at()
                     if at is not None and at <= await store.now():
                         await self.deliver_due()
             except StoreUnavailable as error:
                 log.warning("Webhooks wait for the database: %s", error)
+                await store.resign()
+            except Exception:
+                log.exception("Webhooks are put off")
             await asyncio.sleep(POLL_S)
 
     async def _deliver(self, webhook: Webhook) -> None:

@@ -312,9 +312,11 @@ class JobInHand:
                 await asyncio.sleep(RETRY_PAUSE_S)
 
     def _drop(self) -> None:
+        """Have the engine forget the job, unless it has come back to us: then that one is meant."""
         from .link import Drop
 
-        self.link.inbox.put(Drop(self.claim.job.id))
+        if self.link.in_hand.get(self.claim.job.id) is self:
+            self.link.inbox.put(Drop(self.claim.job.id))
 
 
 def _log_failure(job_id: str, error: GlmImageError) -> None:

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -111,6 +111,9 @@ class StoreLink:
         self._thread = threading.Thread(target=self._loop.run_forever, name="store-link")
         self._duties: list[asyncio.Task[None]] = []
         self._room = asyncio.Event()
+        self._asked: asyncio.Task[list[Claim]] | None = None
+        self._unreceived = False
+        """Whether jobs may be claimed for us that are not in hand."""
         self._closing = False
 
     # for the painting thread
@@ -179,7 +182,8 @@ class StoreLink:
         self._begin_duty("claim", self._claim, 0.0)
         if self.settings.health_file is not None:  # whether the store answers or not
             self._begin_duty("health", self._touch, SEEN_EVERY_S)
-        self._begin_duty("order", self._keep_order, lease_s / 2)
+        # the second round comes as soon as a worker's silence tells something, see ClockWatch
+        self._begin_duty("order", self._keep_order, min(lease_s / 5 + 2.0, lease_s / 2))
 
     def _begin_duty(self, name: str, duty: Any, every_s: float) -> None:
         self._duties.append(self._loop.create_task(self._repeat(duty, every_s), name=name))
@@ -217,6 +221,10 @@ class StoreLink:
         await asyncio.to_thread(self.settings.health_file.touch)
 
     async def _claim(self) -> None:
+        if self._unreceived:
+            held = [job.claim for job in self.in_hand.values()]
+            await self.store.hand_back_others(self.profile.id, held)
+            self._unreceived = False
         await self._room.wait()
         room = self.settings.worker_jobs - len(self.in_hand)
         if room <= 0:
@@ -227,9 +235,17 @@ class StoreLink:
         if not found or not self._room.is_set():
             return
         began = time.time()
-        claims = await self.store.claim(
-            profile.id, profile.stages, room, self.settings.lease_s, profile.revision
+        self._unreceived = True
+        self._asked = self._loop.create_task(
+            self.store.claim(
+                profile.id, profile.stages, room, self.settings.lease_s, profile.revision
+            )
         )
+        # who waits for a write may leave, but the write goes on: `_close` waits for it
+        claims = await asyncio.shield(self._asked)
+        if self._closing:
+            return  # and hand them back
+        self._unreceived = False
         if not claims:  # another worker was quicker, or what waits is of a key at its limit
             await asyncio.sleep(0.1)
         for claim in claims:
@@ -242,16 +258,9 @@ class StoreLink:
         job_id = claim.job.id
         if job_id in self.in_hand:  # its lease ran out, and it came back to us
             self.drop(job_id)
-        if self._closing:
-            self._loop.create_task(self._give_back(claim))
-            return
         job = self.in_hand[job_id] = JobInHand(self, claim)
         job.task = self._loop.create_task(job.tend(), name=f"job {job_id}")
         job.task.add_done_callback(lambda _: self._left(job))
-
-    async def _give_back(self, claim: Claim) -> None:
-        with suppress(GlmImageError):
-            await self.store.hand_back(claim)
 
     def _left(self, job: JobInHand) -> None:
         if self.in_hand.get(job.claim.job.id) is job:
@@ -284,7 +293,7 @@ class StoreLink:
             self._send(job_id, "cancel")
 
     async def _keep_order(self) -> None:
-        await self.store.keep_order()
+        await self.store.keep_order(lease_s=self.settings.lease_s)
 
     def _note(self, job_id: str, message: str, fraction: float) -> None:
         self._entries.append((job_id, message, "INFO"))
@@ -321,10 +330,12 @@ class StoreLink:
         self._stop_claiming()
         for job in self.in_hand.values():
             job.items.put_nowait("hand back")  # unless its pictures are there already
-        tasks: Sequence[asyncio.Task[None]] = [
+        tasks: list[asyncio.Task[Any]] = [
             job.task for job in self.in_hand.values() if job.task is not None
         ]
-        pending: set[asyncio.Task[None]] = set()
+        if self._asked is not None:
+            tasks.append(self._asked)
+        pending: set[asyncio.Task[Any]] = set()
         if tasks:
             _, pending = await asyncio.wait(tasks, timeout=timeout_s)
         for task in [*self._duties, *pending]:
@@ -332,6 +343,7 @@ class StoreLink:
         await asyncio.gather(*self._duties, *pending, return_exceptions=True)
         if hasattr(self, "store"):
             with suppress(GlmImageError):
+                await self.store.hand_back_others(self.profile.id)
                 await self.store.worker_gone(self.profile.id)
             await self.store.close()
         if hasattr(self, "files"):

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 from ..engine.engine import Engine
@@ -46,6 +47,8 @@ class Link(Protocol):
 class _Progress:
     request: GenerationRequest
     num_tokens: dict[int, tuple[int, int]] = field(default_factory=dict)
+    prior_since: tuple[float, int] | None = None
+    """When tokens were first told of, and how many."""
     logged: float = 0.0
     priors: dict[int, Prior] = field(default_factory=dict)
     saved: bool = False
@@ -68,6 +71,23 @@ class _Progress:
             return PRIOR_SHARE + (1 - PRIOR_SHARE) * sum(self.steps.values()) / self.num_steps
         written = sum(done / total for done, total in self.num_tokens.values())
         return PRIOR_SHARE * written / self.request.num_images
+
+    def prior_left_s(self) -> float:
+        """Estimate from the tokens told of since the first; pictures not begun are as long."""
+        if self.prior_since is None:
+            return inf
+        since, first = self.prior_since
+        done = sum(done for done, _ in self.num_tokens.values())
+        if done == first:
+            return inf
+        total = self.request.num_images * max(total for _, total in self.num_tokens.values())
+        return (time.monotonic() - since) / (done - first) * (total - done)
+
+    def denoise_left_s(self) -> float:
+        done = sum(self.steps.values())
+        if not done or self.denoise_started is None:
+            return inf
+        return (time.monotonic() - self.denoise_started) / done * (self.num_steps - done)
 
 
 class Painter:
@@ -114,13 +134,9 @@ class Painter:
                 del self.in_hand[job_id]
 
     def seconds_left(self, job_id: str) -> float:
-        """Estimate how long a job still paints; inf before its first denoise step is done."""
+        """Estimate how long a job is still worked on; inf before there is a pace to go by."""
         progress = self.in_hand[job_id]
-        done = sum(progress.steps.values())
-        if not done or progress.denoise_started is None:
-            return float("inf")
-        pace = (time.monotonic() - progress.denoise_started) / done
-        return pace * (progress.num_steps - done)
+        return progress.denoise_left_s() if self.paints else progress.prior_left_s()
 
     def _handle(self, event: Event) -> None:
         job_id = event.request_id
@@ -155,6 +171,7 @@ class Painter:
 
     def _prior_progress(self, event: PriorProgress, progress: _Progress) -> None:
         progress.num_tokens[event.image_index] = (event.num_tokens, event.total_tokens)
+        progress.prior_since = progress.prior_since or (time.monotonic(), event.num_tokens)
         fraction = progress.fraction / PRIOR_SHARE
         if fraction >= progress.logged + PRIOR_LOG_STEP:
             progress.logged = fraction

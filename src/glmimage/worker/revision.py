@@ -13,11 +13,16 @@ NUM_SAMPLES = 16
 
 
 def model_revision(folder: Path, *numerics: str) -> str:
-    """Return a name for package, checkpoint and number formats; equal names, equal pictures.
+    """Return a name for package, torch, checkpoint and numerics; equal names, equal pictures.
 
+    numerics: the kind of device and the number formats; the stages may run on GPUs of two models.
     Small files count whole, weights by size and samples: a checkpoint of 30 GB is not read twice.
     """
-    digest = hashlib.sha256("\n".join((__version__, *numerics)).encode())
+    import torch
+
+    # without what says how torch was built: "2.9.1" of "2.9.1+cpu"
+    torch_version = torch.__version__.partition("+")[0]
+    digest = hashlib.sha256("\n".join((__version__, torch_version, *numerics)).encode())
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
         if path.suffix not in (".json", ".safetensors", ".jinja", ".txt", ".model"):

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, text
 
 from ..errors import StoreOutdated
 
-HEAD = "0005"
+HEAD = "0006"
 ONE_AT_A_TIME = threading.Lock()
 """Held around `migrate`: alembic keeps what it works on in globals of the process."""
 _TABLE = "alembic_version"
