@@ -185,10 +185,10 @@ def random_text(rng: random.Random, words: list[str], max_chars: int, num_words:
 def random_content(seed: int, words: list[str]) -> Content:
     """Draw a content: up to three texts, a background, at most one shape; what is not said is drawn too."""
     rng = random.Random(seed)
-    headline = random_text(rng, words, rng.choice([14, 14, 14, 24, 30]), rng.choice([1, 1, 2, 2, 3]))
+    headline = random_text(rng, words, rng.choice([14, 14, 18, 26, 36]), rng.choice([1, 1, 2, 2, 2, 3, 4]))
     if rng.random() < 0.03:
         return _decorate(rng, Content("", color=rng.choice(COLORS), say=frozenset(["color"])))
-    subtitle = random_text(rng, words, 20, rng.choice([1, 1, 2, 3])) if rng.random() < 0.55 else ""
+    subtitle = random_text(rng, words, 24, rng.choice([1, 1, 2, 3])) if rng.random() < 0.55 else ""
     footer = random_text(rng, words, 16, rng.choice([1, 1, 2])) if subtitle and rng.random() < 0.4 else ""
     say = {k for k, share in SHARE_SAID.items() if rng.random() < share}
     place, second, third = rng.choices(PLACES, [3, 6, 1])[0], "", ""
@@ -290,14 +290,10 @@ def _break_lines(content: Content, rows: int, columns: int) -> list[tuple[str, s
     """Break the texts into lines: (text, size, place, empty rows before it), as many as the plan holds."""
     most = min(5, (small_grid(rows, columns)[0] - 1) // 2)
     room, limit = rows - 2, min(plan_columns(rows, columns), columns - 2)
-    is_large = columns >= LARGE_GRID_COLUMNS and content.size != "small"
-    for sizes in (("display", "headline"), ("headline", "small"), ("small", "small")):
-        if sizes[0] == "display" and not (is_large or content.size == "large"):
+    is_large = content.size == "large" or (columns >= LARGE_GRID_COLUMNS and content.size != "small")
+    for sizes in (("display", "headline"), ("headline", "headline"), ("small", "small")):
+        if sizes[0] == "display" and not is_large:
             continue
-        if sizes[0] != "small" and content.size == "small" and columns < LARGE_GRID_COLUMNS:
-            continue
-        if sizes == ("headline", "small") and columns >= LARGE_GRID_COLUMNS:
-            sizes = ("headline", "headline")
         lines: list[tuple[str, str, str, int]] = []
         for text, place in content.placed_texts:
             size = sizes[0] if text == content.headline else sizes[1]
@@ -446,7 +442,7 @@ def text_wall(seed: int, words: list[str], num_rows: int = 16, num_columns: int 
     if rng.random() < 0.5:
         ink = "black" if luminance(color) > 140 else "white"
     while row < num_rows - 2:
-        size = rng.choices(["headline", "display", "small"], [5, 3, 2])[0]
+        size = rng.choices(["headline", "display", "small"], [6, 3, 1])[0]
         step = 2 if size == "display" else 1
         text = ""
         while len(text) * step < num_columns:

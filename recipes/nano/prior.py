@@ -47,10 +47,10 @@ FIRST_CELL = 12.0
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 # kind: sequence length, batch size, share of the steps
 KINDS = {
-    "plan": (304, 20, 0.45),  # the rows of the plan that are written on
-    "rows": (592, 9, 0.27),  # those, and rows of the picture
-    "square": (736, 6, 0.08),  # all of both grids at 512 x 512
-    "whole": (1472, 3, 0.06),  # all of both grids, any size
+    "plan": (432, 14, 0.42),  # the rows of the plan that are written on
+    "rows": (784, 8, 0.30),  # those, and rows of the picture
+    "square": (784, 6, 0.08),  # all of both grids at 512 x 512
+    "whole": (1600, 3, 0.06),  # all of both grids, any size
     "edit": (928, 5, 0.14),  # one or two sources and the picture asked for
 }
 
@@ -316,12 +316,15 @@ class Samples:
 
 
 def _rows_that_decide(rng: random.Random, design: Design) -> np.ndarray:
+    """Keep the first two rows, and of every line its first and last row and the rows around it."""
     kept = np.zeros(design.num_rows, bool)
     kept[:2] = True
     for line in design.lines:
+        end = line.row + line.num_rows
         kept[max(line.row - 1, 0) : line.row + 1] = True
-        if rng.random() < 0.3:
-            kept[line.row : line.row + line.num_rows + 1] = True
+        kept[end - 1 : end + 1] = True  # what follows is written below the line itself
+        if rng.random() < 0.2:
+            kept[line.row : end] = True
     if design.shapes:
         first = rng.randrange(design.num_rows)
         kept[first : first + 2] = True
