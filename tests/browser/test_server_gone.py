@@ -34,7 +34,7 @@ def test_sent_while_it_is_gone(visit, service, photos, shoot):
     page.wait_for_selector(f"article:has(.run-references) >> {NOT_SENT}")
     shoot(page, "32-not-sent")
     service.start(*service.same_addresses(), wait_for="page")
-    page.wait_for_selector("text=The server does not answer.", state="detached")
+    page.wait_for_selector(".banner.bad", state="detached")
     page.get_by_role("button", name="Try again").click()
     finished(page)
     assert page.locator(".run-references img").count() == 2

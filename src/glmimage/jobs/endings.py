@@ -264,6 +264,7 @@ def expire_starts(connection: Connection, now: float | None = None) -> list[Job]
             jobs.c.start_deadline < now,
             jobs.c.started_at.is_(None),
         )
+        .order_by(jobs.c.start_deadline)
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     ).all()

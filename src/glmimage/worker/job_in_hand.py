@@ -206,12 +206,19 @@ class JobInHand:
             with self.link.tracer.span("finish", job.trace_context):
                 await self._leave(lambda: self.link.store.finish(self.claim, result, records, used))
             log.info("Finished in %.2f s", used.duration_s)
+        except asyncio.CancelledError:
+            if not self.leaving:  # let go before anything was written that names the files
+                await self._delete(records)
+            raise
         except Exception:
             if not await self._has_finished():
-                for record in records:
-                    with suppress(FilesError):
-                        await self.link.files.delete(record.path)
+                await self._delete(records)
                 raise
+
+    async def _delete(self, records: list[FileRecord]) -> None:
+        for record in records:
+            with suppress(FilesError):
+                await self.link.files.delete(record.path)
 
     async def _make_reader(self) -> None:
         """Load what reads pictures before any is painted; raise InvalidRequest where it is not."""
