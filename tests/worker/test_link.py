@@ -146,3 +146,23 @@ def test_a_claim_whose_answer_is_lost_is_handed_back(store, link, monkeypatch):
     claim = begin(link).claim
     assert lost[0].job.id == claim.job.id == job_id
     assert (claim.fence, claim.attempt) == (2, 1)
+
+
+def test_who_hears_of_the_loss_while_storing_leaves_no_file(store, link, monkeypatch):
+    async def away(*args):
+        raise StoreUnavailable("The database is away.")
+
+    def files():
+        return list(store.settings.data_dir.rglob("outputs/*/*"))
+
+    monkeypatch.setattr(link.store, "report", away)
+    link.start_claiming("r", {})
+    job_id = store.submit()
+    begin(link)
+    job = link.in_hand[job_id]
+    link.tell(job_id, "step 1/2", 0.5)
+    link.send(job_id, PictureReady(job_id, 0, Image.new("RGB", (512, 512)), 7, {}))
+    until(files)
+    link._loop.call_soon_threadsafe(link.drop, job_id)
+    until(job.task.done)
+    assert files() == []
