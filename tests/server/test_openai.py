@@ -528,7 +528,7 @@ def test_a_database_that_is_away_for_a_moment_is_waited_for(server, monkeypatch,
 
 @pytest.mark.parametrize("changes", [{"n": 9}, {"model": "other"}, {"size": "5x5"}])
 def test_what_is_refused_before_it_is_a_job_is_counted(server, changes):
-    counted = 'glmimage_requests_total{endpoint="fal-ai/glm-image",outcome="invalid"}'
+    counted = 'glmimage_requests_rejected_total{endpoint="fal-ai/glm-image",reason="invalid"}'
 
     def number():
         (line,) = [x for x in server.http.get("/metrics").text.splitlines() if counted in x]

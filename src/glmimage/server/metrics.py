@@ -30,6 +30,7 @@ REASONS = (
     "rate_limit",
     "concurrent_requests_limit",
     "runner_scheduling_failure",
+    "invalid",
 )
 DELIVERIES = ("delivered", "retried", "failed")
 SWEPT = ("expired", "orphans", "unfinished", "parts", "results", "history")

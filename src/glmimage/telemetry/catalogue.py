@@ -66,7 +66,7 @@ METRICS = (
     Metric(
         *("glmimage_requests_rejected_total", "counter", "gateway"),
         "Requests that were not taken: queue_full, rate_limit, concurrent_requests_limit, "
-        "runner_scheduling_failure (no worker)",
+        "runner_scheduling_failure (no worker), invalid (in OpenAI's and Z.ai's form)",
         ("endpoint", "reason"),
     ),
     Metric(

@@ -53,12 +53,12 @@ async def edit(services: Services, request: Request) -> Response:
 
 @contextmanager
 def counting_invalid(services: Services, endpoint: str) -> Iterator[None]:
-    """Count a request that is refused before it can become a job, as fal's surfaces do by a job."""
+    """Count a request that is refused before it could become a job, as one that was not taken."""
     try:
         yield
     except ApiError:
-        told = {"endpoint": endpoint, "outcome": "invalid"}
-        services.counters.meters.count("glmimage_requests_total", **told)
+        told = {"endpoint": endpoint, "reason": "invalid"}
+        services.counters.meters.count("glmimage_requests_rejected_total", **told)
         raise
 
 
