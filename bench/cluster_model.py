@@ -22,7 +22,8 @@ from typing import Any
 
 from glmimage.engine.scheduler import Job as Picture
 from glmimage.engine.scheduler import Limits, Scheduler
-from glmimage.jobs.order import AGEING_S, LOW_PRIORITY, cost_of
+from glmimage.jobs.order import AGEING_S, cost_of
+from glmimage.jobs.schema import LOW_PRIORITY
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from glmimage.errors import InvalidSettings
 from glmimage.jobs import JobStore, StoreOutdated, StoreUnavailable
 from glmimage.jobs.database import is_sqlite
 from glmimage.jobs.migrations import HEAD
-from glmimage.jobs.order import LOW_PRIORITY
-from glmimage.jobs.schema import metadata
+from glmimage.jobs.schema import LOW_PRIORITY, metadata
 
 pytestmark = pytest.mark.anyio
 

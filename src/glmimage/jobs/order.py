@@ -36,7 +36,7 @@ from .database import insert_for, is_sqlite, stamp, store_time
 from .records import Priority
 from .schema import (
     BUCKETS_TOGETHER,
-    LOW_PLACES,
+    LOW_PRIORITY,
     counters,
     jobs,
     key_clocks,
@@ -46,7 +46,6 @@ from .schema import (
 from .statement import Statement
 
 PLACES_PER_MEGAPIXEL = 1024
-LOW_PRIORITY = LOW_PLACES
 BUCKET_PLACES = 1 << 18
 """256 megapixels of one key: a position adds up the buckets before, and counts within its own."""
 STRIPE_LOCK = 0x676C6D02

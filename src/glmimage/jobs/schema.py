@@ -58,8 +58,9 @@ Number = BigInteger().with_variant(Integer, "sqlite")
 Time = Float(53)
 Id = String(64)
 
-LOW_PLACES = 1 << 52
+LOW_PRIORITY = 1 << 52
 """Added to the places of low priority; what has aged stands below. It is part of an index."""
+_LOW = text(f"queue IS NOT NULL AND priority = 'low' AND place >= {LOW_PRIORITY}")
 
 metadata = MetaData()
 
@@ -145,8 +146,10 @@ jobs = Table(
     Index(
         "jobs_low",
         "created_at",
-        sqlite_where=text(f"queue IS NOT NULL AND priority = 'low' AND place >= {LOW_PLACES}"),
-        postgresql_where=text(f"queue IS NOT NULL AND priority = 'low' AND place >= {LOW_PLACES}"),
+        sqlite_where=_LOW,
+        postgresql_where=text(
+            f"queue IS NOT NULL AND priority = 'low' AND place >= {LOW_PRIORITY}"
+        ),
     ),
     Index(
         "jobs_start_deadline",

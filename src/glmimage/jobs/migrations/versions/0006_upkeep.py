@@ -6,7 +6,7 @@ from alembic import op
 revision = "0006"
 down_revision = "0005"
 
-# 1 << 52 is LOW_PLACES of the schema; a change of it needs a migration
+# 1 << 52 is LOW_PRIORITY of the schema; a change of it needs a migration
 LOW = "queue IS NOT NULL AND priority = 'low' AND place >= 4503599627370496"
 NAMES = {"jobs_low": ("created_at", LOW), "jobs_unstored": ("finished_at", "NOT store_io")}
 
