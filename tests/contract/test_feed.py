@@ -179,3 +179,21 @@ async def test_logs_are_read_from_where_one_stopped(store, new_job):
     later = await store.logs(job.id, after=entries[0].number)
     assert [entry.message for entry in later] == ["two ", "three"]
     assert (await store.get(job.id)).last_log == entries[-1].number
+
+
+async def test_what_lives_is_read_at_one_moment(store, new_job):
+    """Jobs go from one place to another meanwhile, several at once; none is overlooked."""
+    for _ in range(5):
+        await store.enqueue(new_job(max_attempts=10_000))
+    going = True
+
+    async def to_and_fro():
+        while going:
+            await store.claim("w", ["prior"], 5, 60)
+            await store.recover_leases(time.time() + 1000)
+
+    moving = asyncio.create_task(to_and_fro())
+    counts = [len((await store.live_jobs()).jobs) for _ in range(150)]
+    going = False
+    await moving
+    assert set(counts) == {5}

@@ -37,9 +37,15 @@ class Database(Protocol):
 
     steps: Steps
 
-    async def read(
+    async def read(self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a transaction that only reads; its statements may see different moments."""
+        ...
+
+    async def snapshot(
         self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T: ...
+    ) -> T:
+        """Like `read`, for statements that must all see the same moment."""
+        ...
 
     async def write(
         self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs

@@ -94,6 +94,15 @@ class PostgresDatabase:
         result: T = await self._run(self._readers, work, lost_repeats=True)
         return result
 
+    async def snapshot(
+        self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a transaction all of whose statements see the same moment."""
+        work = Call(transaction, args, kwargs)
+        readers = self._readers.execution_options(isolation_level="REPEATABLE READ")
+        result: T = await self._run(readers, work, lost_repeats=True)
+        return result
+
     async def write(self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a transaction and return when it is on disk."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()

@@ -35,23 +35,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as insert_or_update
 
-from . import leases, order, queue
+from . import leases, order, queue, schema
 from .database import Stamp
 from .endings import ended
 from .errors import QueueFull
 from .postgres_batch import CALLER, Step
 from .queue import JOB_COLUMNS, claims_from, job_from, new_row
 from .records import Claim, Document, FileRecord, Job, NewJob, Stage, Usage
-from .schema import (
-    LOW_PRIORITY,
-    counters,
-    files,
-    jobs,
-    key_clocks,
-    payloads,
-    queue_counts,
-    webhooks,
-)
+from .schema import counters, files, jobs, key_clocks, payloads, queue_counts, webhooks
 from .schema import usage as usage_table
 from .statement import Statement
 
@@ -122,7 +113,7 @@ def _ask_enqueue(connection: Connection, new: NewJob) -> tuple[Statement, dict[s
         "limit": _NO_LIMIT if new.max_queue_length is None else new.max_queue_length,
         "clock": new.api_key_id or "",
         "cost": order.cost_of(new.num_images * new.width * new.height / 1e6),
-        "offset": LOW_PRIORITY if new.priority == "low" else 0,
+        "offset": schema.LOW_PRIORITY if new.priority == "low" else 0,
     }
     for name in _GIVEN_BY_SERVER:
         del values[name]
@@ -292,10 +283,10 @@ def _claim(chosen: CTE) -> Statement:
     leaving = select(chosen.c.queue, chosen.c.place).where(
         chosen.c.queue.is_not(None), chosen.c.open_stage != "prepare"
     )
-    low = chosen.c.place >= LOW_PRIORITY
+    low = chosen.c.place >= schema.LOW_PRIORITY
     name = case((low, "low"), else_="normal").label("name")
     latest = (
-        select(name, func.max(chosen.c.place % LOW_PRIORITY).label("place"))
+        select(name, func.max(chosen.c.place % schema.LOW_PRIORITY).label("place"))
         .group_by(name)
         .cte("latest")
     )

@@ -120,6 +120,8 @@ class SqliteDatabase:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, self._read, work)
 
+    snapshot = read  # a transaction of SQLite sees one moment anyway
+
     async def write(self, transaction: Transaction[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a transaction and return when it is on disk, or written and may be lost."""
         work, synced = _bind(transaction, args, kwargs), not may_be_lost(transaction, args)

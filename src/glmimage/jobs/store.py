@@ -309,4 +309,4 @@ class JobStore(Ledger):
 
     async def live_jobs(self) -> feed.Changes:
         """Return the jobs that have not ended, and the cursor to go on from."""
-        return await self._db.read(feed.live_jobs)
+        return await self._db.snapshot(feed.live_jobs)
