@@ -21,9 +21,12 @@ from type_tokens import (
     FIRST_BACKGROUND,
     GLYPH_CELLS,
     INK,
+    LAST,
     LENGTH,
+    LINE,
     MAX_COLUMNS,
     MAX_LENGTH,
+    MAX_LINES,
     MAX_ROWS,
     PALETTE,
     PLACE,
@@ -202,6 +205,9 @@ def random_content(seed: int, words: list[str]) -> Content:
     if footer and rng.random() < 0.4:
         third = rng.choice([p for p in PLACES if p not in (place, second)])
         say.add("third place")
+    if rng.random() < 0.9:  # people name the texts in the order they are read in
+        reading = iter(sorted((p for p in (place, second, third) if p), key=PLACES.index))
+        place, second, third = next(reading), second and next(reading), third and next(reading)
     color = rng.choice(COLORS)
     ink = contrasting_ink(color)
     if rng.random() < 0.5:
@@ -268,36 +274,51 @@ def contrasting_ink(name: str) -> str:
     return "black" if luminance(PALETTE[name]) > 140 else "white"
 
 
+def stack(text: str, max_chars: int) -> list[str]:
+    """Set every word on a line of its own; a word longer than a line is cut.
+
+    Whether a line goes on can then be read off the letters before: the prior reads the prompt from the left, where no
+    letter knows how long the next word is.
+    """
+    return [word[i : i + max_chars] for word in text.split() for i in range(0, len(word), max_chars)]
+
+
 def wrap(text: str, max_chars: int) -> list[str]:
     """Break a text into lines as full as possible; a word longer than a line is cut."""
     lines: list[str] = []
-    for word in text.split():
-        while word:
-            piece, word = word[:max_chars], word[max_chars:]
-            if lines and len(lines[-1]) + 1 + len(piece) <= max_chars:
-                lines[-1] += " " + piece
-            else:
-                lines.append(piece)
+    for piece in stack(text, max_chars):
+        if lines and len(lines[-1]) + 1 + len(piece) <= max_chars:
+            lines[-1] += " " + piece
+        else:
+            lines.append(piece)
     return lines
 
 
 def plan_columns(rows: int, columns: int) -> int:
-    """Return how many characters a line of the plan holds beside its end."""
-    return small_grid(rows, columns)[1] - 1
+    """Return how many characters a line of the plan holds beside its number and its end."""
+    return small_grid(rows, columns)[1] - 2
 
 
 def _break_lines(content: Content, rows: int, columns: int) -> list[tuple[str, str, str, int]]:
-    """Break the texts into lines: (text, size, place, empty rows before it), as many as the plan holds."""
-    most = min(5, (small_grid(rows, columns)[0] - 1) // 2)
+    """Break the texts into lines: (text, size, place, empty rows before it), as many as the plan holds.
+
+    Words are stacked; only where that takes too many lines do they stand side by side.
+    """
+    most = min(MAX_LINES, (small_grid(rows, columns)[0] - 1) // 2)
     room, limit = rows - 2, min(plan_columns(rows, columns), columns - 2)
     is_large = content.size == "large" or (columns >= LARGE_GRID_COLUMNS and content.size != "small")
-    for sizes in (("display", "headline"), ("headline", "headline"), ("small", "small")):
+    for sizes, broken in (
+        (("display", "headline"), stack),
+        (("headline", "headline"), stack),
+        (("headline", "headline"), wrap),
+        (("small", "small"), wrap),
+    ):
         if sizes[0] == "display" and not is_large:
             continue
         lines: list[tuple[str, str, str, int]] = []
         for text, place in content.placed_texts:
             size = sizes[0] if text == content.headline else sizes[1]
-            pieces = wrap(text, limit)
+            pieces = broken(text, limit)
             starts_zone = not lines or lines[-1][2] != place
             lines += [(p, size, place, int(i == 0 and not starts_zone)) for i, p in enumerate(pieces)]
         widest = max((len(t) * GLYPH_CELLS[s][1] for t, s, *_ in lines), default=0)
@@ -339,8 +360,9 @@ def typeset(content: Content, rows: int, columns: int) -> Design:
 def plan_tokens(content: Content, design: Design) -> np.ndarray:
     """Return the small grid, int64 (rows, columns): ink and colour, then two rows a line, from top to bottom.
 
-    A line's first row spells it in small type and tells its length; the second says style, size, place, alignment,
-    the column at which it begins, and the rows left empty above it.
+    A line's first row gives its number, spells it in small type and tells its length; the second says style, size,
+    place, alignment and the rows left empty above it, then the number again, the column at which it begins, and the
+    rows left empty below it or that it is the last.
     """
     rows, columns = small_grid(design.num_rows, design.num_columns)
     color = COLORS.index(content.color)
@@ -351,20 +373,24 @@ def plan_tokens(content: Content, design: Design) -> np.ndarray:
         return tokens
     tokens[0] = message(color, INK + COLORS.index(content.ink))
     places = [place for *_, place, _ in _break_lines(content, design.num_rows, design.num_columns)]
-    end = 0
+    ends = [0, *(line.row + line.num_rows for line in design.lines)]
+    gaps = [line.row - end for line, end in zip(design.lines, ends, strict=False)]
+    above = [ROWS + min(gap, MAX_ROWS) for gap in gaps]
+    below = [*above[1:], LAST]
     for i, (line, place) in enumerate(zip(design.lines, places, strict=True)):
         spelt = [_plain(color) if c == " " else text_token(c, "small", 0, 0, "sans") for c in line.text]
-        tokens[2 * i + 1, : len(spelt)] = spelt
-        tokens[2 * i + 1, len(spelt)] = LENGTH + min(len(spelt), MAX_LENGTH) - 1
-        tokens[2 * i + 2, :6] = [
+        number = message(color, LINE + i)
+        tokens[2 * i + 1, : len(spelt) + 2] = [number, *spelt, LENGTH + min(len(spelt), MAX_LENGTH) - 1]
+        tokens[2 * i + 2, :8] = [
             STYLE + STYLES.index(line.style),
             SIZE + SIZES.index(line.size),
             PLACE + PLACES.index(place),
             ALIGN + ALIGNMENTS.index(content.align),
+            message(color, above[i]),
+            number,
             message(color, COLUMNS + min(line.column, MAX_COLUMNS) - 1),
-            message(color, ROWS + min(line.row - end, MAX_ROWS)),
+            message(color, below[i]),
         ]
-        end = line.row + line.num_rows
     return tokens
 
 

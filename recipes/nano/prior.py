@@ -47,8 +47,8 @@ FIRST_CELL = 12.0
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 # kind: sequence length, batch size, share of the steps
 KINDS = {
-    "plan": (432, 14, 0.42),  # the rows of the plan that are written on
-    "rows": (784, 8, 0.30),  # those, and rows of the picture
+    "plan": (464, 14, 0.42),  # the rows of the plan that are written on
+    "rows": (848, 8, 0.30),  # those, and rows of the picture
     "square": (784, 6, 0.08),  # all of both grids at 512 x 512
     "whole": (1600, 3, 0.06),  # all of both grids, any size
     "edit": (928, 5, 0.14),  # one or two sources and the picture asked for

@@ -3,7 +3,8 @@
 Every glyph fills whole 32 px cells (type_tokens.py), so that the set of text cells is finite and a token can name
 each: that is what makes spelling learnable by a small prior. The plain cells of the uppermost row name the ink. The
 cells left of a line tell how far away it is ("plain red, type begins in 5 columns"), and the first cell of a row how
-far below the next line stands: the decoder paints them all as plain, but the prior only has to count down.
+far below the next line stands, or right above it the line's number, under which the plan describes it: the decoder
+paints them all as plain, but the prior only has to count down and to look up.
 A design is drawn from numbers alone; the same design gives its picture and its prior tokens.
 """
 
@@ -21,7 +22,9 @@ from type_tokens import (
     FIRST_BACKGROUND,
     GLYPH_CELLS,
     INK,
+    LINE,
     MAX_COLUMNS,
+    MAX_LINES,
     MAX_ROWS,
     NUM_TEXT_TOKENS,
     PALETTE,
@@ -262,6 +265,7 @@ def prior_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
         written[row, column] = message(int(colors[row, column]), what)
 
     begins = {line.row: line.column for line in design.lines}
+    numbers = {line.row: LINE + min(i, MAX_LINES - 1) for i, line in enumerate(design.lines)}
     for row in range(1, design.num_rows):
         ahead = [r for r in begins if r >= row]
         if not ahead:
@@ -274,7 +278,8 @@ def prior_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
         else:
             column = int(colors[row, 0] < 0 and not _is_ramp(design))  # beside a frame
             if not is_text[row, column] and (colors[row, column] >= 0 or _is_ramp(design)):
-                say(row, column, ROWS + min(ahead[0] - row, MAX_ROWS))
+                away = ahead[0] - row
+                say(row, column, numbers[ahead[0]] if away == 1 else ROWS + min(away, MAX_ROWS))
     if design.lines:
         plain = np.flatnonzero((colors >= 0).any(1))
         for column in np.flatnonzero(colors[plain[0]] >= 0) if len(plain) else ():

@@ -46,7 +46,7 @@ STYLES_OF = {"small": STYLES[:1], "headline": STYLES, "display": STYLES[:3]}
 SIZES = tuple(GLYPH_CELLS)
 PLACES = ("top", "middle", "bottom")
 ALIGNMENTS = ("left", "center", "right")
-MAX_COLUMNS, MAX_ROWS, MAX_LENGTH = 30, 32, 24
+MAX_COLUMNS, MAX_ROWS, MAX_LENGTH, MAX_LINES = 30, 24, 24, 7
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,12 @@ def _number_parts() -> tuple[tuple[Part, ...], int]:
 PARTS, NUM_TEXT_TOKENS = _number_parts()
 PART_OF = {(p.size, p.row, p.column): i for i, p in enumerate(PARTS)}
 
-# What a cell without type can say beside its colour: the ink of the picture; type begins in so many columns, or rows.
+# What a cell without type can say beside its colour: the ink of the picture; type begins in so many columns, or rows;
+# the number of a line, in the plan and in the row above it in the picture; that no line follows.
 INK, COLUMNS, ROWS = 0, len(COLORS), len(COLORS) + MAX_COLUMNS
-NUM_MESSAGES = ROWS + MAX_ROWS + 1
+LINE = ROWS + MAX_ROWS + 1
+LAST = LINE + MAX_LINES
+NUM_MESSAGES = LAST + 1
 FIRST_COLORED = NUM_TEXT_TOKENS  # messages of plain palette cells, colour by colour
 FIRST_COLORLESS = FIRST_COLORED + len(COLORS) * NUM_MESSAGES  # the same where the colour is none of the palette
 # The steps of the plan: the length of a line, then how and where it is set.
