@@ -339,6 +339,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=360)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scale", type=int, default=1, help="larger batches and more pictures, for a GPU")
+    parser.add_argument("--pictures", type=int, help="begin with at most so many of a kind, for a dry run")
     parser.add_argument("--name", default="decoder")
     parser.add_argument("--from", dest="source", type=Path, help="weights to begin with, as warm_start.py writes them")
     parser.add_argument("--eager", action="store_true")
@@ -362,7 +363,7 @@ def main() -> None:
     optimizers = [Muon(matrices, lr=0.01, weight_decay=0.01), torch.optim.AdamW(rest, lr=1.5e-3, betas=(0.9, 0.98))]
     run = Run(args.name, args.minutes, {"decoder": decoder, "average": average}, optimizers)
     for key, least in FIRST_PICTURES.items():
-        stores[key].grow_to(least * args.scale)
+        stores[key].grow_to(min(least * args.scale, args.pictures or least * args.scale))
     if not args.eager:  # one block, reused by all: the whole network takes minutes to compile for each shape
         decoder.block = compiled(_block)
     rng, noise_rng = random.Random(run.num_steps), torch.Generator().manual_seed(run.num_steps)

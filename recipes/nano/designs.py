@@ -192,7 +192,7 @@ def random_content(seed: int, words: list[str]) -> Content:
     if rng.random() < 0.03:
         return _decorate(rng, Content("", color=rng.choice(COLORS), say=frozenset(["color"])))
     subtitle = random_text(rng, words, 24, rng.choice([1, 1, 2, 3])) if rng.random() < 0.55 else ""
-    footer = random_text(rng, words, 16, rng.choice([1, 1, 2])) if subtitle and rng.random() < 0.4 else ""
+    footer = random_text(rng, words, 16, rng.choice([1, 1, 2])) if subtitle and rng.random() < 0.65 else ""
     say = {k for k, share in SHARE_SAID.items() if rng.random() < share}
     place, second, third = rng.choices(PLACES, [3, 6, 1])[0], "", ""
     if "place" in say:

@@ -10,15 +10,15 @@ export NANO_RUNS=${NANO_RUNS:-$PWD/runs}  # give an empty folder to begin anew
 out=${OUT:-$NANO_RUNS/packed}
 processes=$(($(nproc) > 2 ? $(nproc) - 2 : 0))
 if [ -n "${DRY:-}" ]; then
-    vae=0.3 tokenizer=0.3 prior=0.4 decoder=0.4 scale=1 options=--eager processes=0
+    vae=0.3 tokenizer=0.3 prior=0.4 decoder=0.4 scale=1 options=--eager processes=0 pictures=8
 else
-    vae=3 tokenizer=4 prior=10 decoder=9 scale=8 options=
+    vae=3 tokenizer=4 prior=10 decoder=9 scale=8 options= pictures=
 fi
 step() { echo "== $1, $(date +%T)"; shift; "$python" "$@"; }
 step "VAE" vae.py --minutes $vae
 step "tokenizer" tokenizer.py --minutes $tokenizer
 step "prior" prior.py --minutes $prior --scale $scale --processes $processes $options
-step "decoder" decoder.py --minutes $decoder --scale $scale $options
+step "decoder" decoder.py --minutes $decoder --scale $scale $options ${pictures:+--pictures $pictures}
 step "pack" pack.py --out "$out"
 if [ -z "${DRY:-}" ]; then
     step "read the pictures" evaluate.py --model "$out" --first 24

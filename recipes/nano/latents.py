@@ -1,5 +1,6 @@
 """Pictures as latents and prior tokens on disk: what the decoder is trained on."""
 
+import hashlib
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ CAPACITY = {("wall", 16): 3000, ("design", 16): 2000, ("design", 32): 200, ("edi
 class LatentStore:
     """Encoded pictures on disk: it grows while training goes on, up to a capacity, then the oldest are replaced.
 
+    What another recipe has drawn is not kept: prompts are made again from the pictures' numbers.
+
     Pictures are walls of type, windows of designs of any size that has the window's cells, or edits (target, source).
     """
 
@@ -54,12 +57,15 @@ class LatentStore:
         stem = f"{kind}_{cells}"
         self.count_path = folder / f"latents_{stem}.count"
         path = folder / f"latents_{stem}.f16"
-        mode = "r+" if path.exists() and self.count_path.exists() else "w+"
+        self.recipe, kept = self._fingerprint(), [""]
+        if path.exists() and self.count_path.exists():
+            kept = self.count_path.read_text().split()
+        mode = "r+" if kept[-1] == self.recipe else "w+"  # drawn otherwise, they would not fit their prompts
         shape, side = (self.capacity, num), 4 * cells
         self.latents = np.memmap(path, np.float16, mode, shape=(*shape, 16, side, side))
         self.tokens = np.memmap(folder / f"tokens_{stem}.i16", np.int16, mode, shape=(*shape, cells, cells))
         self.inks = np.memmap(folder / f"inks_{stem}.i16", np.int16, mode, shape=(self.capacity,))
-        self.num_made = int(self.count_path.read_text()) if self.count_path.exists() else 0
+        self.num_made = int(kept[0]) if mode == "r+" else 0
         self.mean = torch.tensor(vae.config.latents_mean).view(1, 16, 1, 1)
         self.std = torch.tensor(vae.config.latents_std).view(1, 16, 1, 1)
 
@@ -84,6 +90,14 @@ class LatentStore:
         else:
             design = typeset(random_content(seed, self.words), *self.grid(number))
         return [(design, prior_tokens(design, self.codebook))]
+
+    def _fingerprint(self) -> str:
+        """Name how pictures are drawn and described: a digest of the first ones."""
+        digest = hashlib.sha256()
+        for number in range(12):
+            digest.update(self.prompt(number).encode())
+            digest.update(self._designs(number)[0][1].tobytes())
+        return digest.hexdigest()[:16]
 
     def grid(self, number: int) -> tuple[int, int]:
         """Return the grid (rows, columns) of the picture that number `number` was cut from."""
@@ -120,7 +134,7 @@ class LatentStore:
             self.tokens[slot, i] = tokens[y : y + cells, x : x + cells]
         self.num_made += 1
         if self.num_made % 10 == 0:
-            self.count_path.write_text(str(self.num_made))
+            self.count_path.write_text(f"{self.num_made} {self.recipe}")
 
     def crops(self, rng: random.Random, batch: int, cells: int):
         """Draw crops: latents (P, B, 16, 4c, 4c), tokens (P, B, c, c), numbers of the pictures they come from."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import renderer
-from designs import contrasting_ink, load_words, random_word
+from designs import contrasting_ink, load_words, random_word, stack
 from PIL import Image
 from renderer import Design, Line, draw, glyph_mask
 from type_tokens import PALETTE
@@ -99,7 +99,8 @@ def ink_map(picture: np.ndarray) -> np.ndarray:
 
 
 def judge_style(picture: np.ndarray, text: str) -> dict[str, float]:
-    """Compare with the text drawn in each style at every place of the grid: the best correlations."""
+    """Compare the text's longest word with it drawn in each style at every place of the grid: the best correlations."""
+    text = max(text.split(), key=len)
     ink = ink_map(picture)
     rows, columns = ink.shape[0] // 32, ink.shape[1] // 32
     scores = {}
@@ -165,9 +166,8 @@ def drawn_truth(cases, style: str) -> list[np.ndarray]:
     pictures = []
     for number, (_, text, _) in enumerate(cases):
         color = COLORS[number % len(COLORS)]
-        line = Line(text, 7, (16 - len(text)) // 2, style)
-        ink = contrasting_ink(color)
-        pictures.append(draw(Design(16, 16, PALETTE[color], PALETTE[color], (line,), ink=ink)))
+        lines = tuple(Line(word, 5 + 2 * i, (16 - len(word)) // 2, style) for i, word in enumerate(stack(text, 14)))
+        pictures.append(draw(Design(16, 16, PALETTE[color], PALETTE[color], lines, ink=contrasting_ink(color))))
     return pictures
 
 

@@ -49,6 +49,7 @@ SMALL_FONT = ("LiberationSans-Bold.ttf", 29)
 # Small letters of display type just reach the uppermost of its three rows, so that every letter is spelt there.
 DISPLAY_SIZE, BASELINES = 82, {"small": 24, "headline": 49, "display": 72}
 BACKGROUND_FEATURE_SIDE = 4  # a background cell is described by its 4 x 4 mean colours
+PALETTE_LEAD = 1e-4  # half a squared distance: a learnt centre that equals a palette colour must not take its place
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,7 @@ class BackgroundCodebook:
     def __init__(self, centres: np.ndarray):
         self.centres = centres.astype(np.float32)
         self._half_norms = (self.centres**2).sum(1) / 2
+        self._half_norms[: len(PALETTE)] -= PALETTE_LEAD
 
     @classmethod
     def load(cls, path: Path) -> "BackgroundCodebook":

@@ -1,0 +1,85 @@
+"""What nano is taught: a plan and a picture that agree, in tokens that name one thing each."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "nano"
+WORDS = ["Harbour", "tea", "OPEN", "Wednesday", "of", "Market", "lantern", "Co"]
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    """Import the recipe's modules; skip where its fonts are missing."""
+    sys.path.insert(0, str(RECIPE))
+    try:
+        import designs
+        import renderer
+        import type_tokens
+
+        renderer.find_font("LiberationSans-Bold.ttf")
+        renderer.find_font("DejaVuSerif.ttf")
+        yield type("Recipe", (), {**vars(type_tokens), **vars(renderer), **vars(designs)})
+    except SystemExit as missing:
+        pytest.skip(str(missing))
+    finally:
+        sys.path.remove(str(RECIPE))
+
+
+@pytest.fixture(scope="module")
+def codebook(recipe):
+    """A codebook of the palette, and of learnt centres that equal its colours but for rounding."""
+    palette = np.float32(list(recipe.PALETTE.values())) / 255
+    solid = np.repeat(palette[:, None], recipe.BACKGROUND_FEATURE_SIDE**2, axis=1)
+    solid = solid.reshape(len(palette), -1)
+    return recipe.BackgroundCodebook(np.concatenate([solid, solid * np.float32(1 + 1e-7)]))
+
+
+def test_a_palette_colour_is_named_by_its_own_token(recipe, codebook):
+    for number, color in enumerate(recipe.PALETTE.values()):
+        design = recipe.Design(4, 4, color, color)
+        tokens = codebook.tokens(recipe.background_features(recipe.draw_background(design, 8), 8))
+        assert (tokens == recipe.FIRST_BACKGROUND + number).all(), recipe.COLORS[number]
+
+
+@pytest.mark.parametrize("grid", [(16, 16), (32, 32), (18, 32), (24, 16)])
+def test_the_plan_spells_the_lines_under_the_numbers_that_the_picture_gives(recipe, codebook, grid):
+    numbered = 0
+    for seed in range(60):
+        content = recipe.random_content(seed, WORDS)
+        if content.bottom_color or content.shape or content.panel_color:
+            continue  # cells that are not plain say nothing
+        design = recipe.typeset(content, *grid)
+        plan, picture = recipe.plan_tokens(content, design), recipe.prior_tokens(design, codebook)
+        said = np.where(recipe.NAMES.message[plan] >= 0, recipe.NAMES.message[plan], -1)
+        ends = said[2::2, 7][: len(design.lines)]
+        assert list(ends == recipe.LAST) == [False] * (len(ends) - 1) + [True] * bool(len(ends))
+        for number, line in enumerate(design.lines):
+            assert said[2 * number + 1, 0] == said[2 * number + 2, 5] == recipe.LINE + number
+            spelt = plan[2 * number + 1, 1 : 1 + len(line.text)]
+            letters = [
+                recipe.CHARS[recipe.NAMES.char[t]] if t < recipe.NUM_TEXT_TOKENS else " "
+                for t in spelt
+            ]
+            assert "".join(letters) == line.text
+            assert said[2 * number + 2, 6] == recipe.COLUMNS + line.column - 1
+            above = recipe.NAMES.message[picture[line.row - 1, 0]]
+            if line.row > 1:  # the first row names the ink
+                assert above == recipe.LINE + number
+                numbered += 1
+    assert numbered > 50
+
+
+def test_words_are_stacked_where_there_is_room(recipe):
+    content = recipe.Content("Harbour Lantern Market")
+    assert [line.text for line in recipe.typeset(content, 16, 16).lines] == [
+        "Harbour",
+        "Lantern",
+        "Market",
+    ]
+    crowded = recipe.Content("a b c d e f g h i j k l")
+    texts = [line.text for line in recipe.typeset(crowded, 16, 16).lines]
+    assert " ".join(texts) == crowded.headline
+    assert any(" " in text for text in texts)
