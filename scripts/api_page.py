@@ -32,14 +32,16 @@ INTRODUCTION = """\
 ## Where
 A surface is told by the first part of the path, or by the Host header for the names that fal's \
 clients have built in. `POST /fal-ai/glm-image` without either is refused: it would be a submit \
-and a run at once. A slash at the end of a path means nothing; nothing is ever redirected.
+and a run at once. A slash at the end of a path means nothing; nothing is ever redirected. \
+`/api/fal/proxy` is for web pages, which tell it the address at fal: \
+[operations.md](operations.md#clients).
 """
 AUTHENTICATION = """\
 ## Keys
 `Authorization: Key <key>` (or `Bearer <key>`). Without a valid key the answer is 401, also for \
-what does not exist. Health, downloads of public files, upload addresses, the webhook key and the \
-OpenAPI documents answer anybody. `/tokens/` makes short-lived tokens for sockets and streams \
-(`?fal_jwt_token=`).
+what does not exist. Health, the page at `/`, downloads of public files, upload addresses, the \
+webhook key and the OpenAPI documents answer anybody. `/rest/tokens/` makes short-lived tokens for \
+sockets and streams (`?fal_jwt_token=`).
 """
 LIFE = """\
 ## Life of a request

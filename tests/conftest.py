@@ -1,5 +1,8 @@
 """What several test files share."""
 
+import io
+import json
+import logging
 import os
 import subprocess
 import sys
@@ -20,6 +23,42 @@ def own_environment():
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+class Log:
+    """Set up the process's log, into memory."""
+
+    def __init__(self):
+        self.stream = io.StringIO()
+
+    def set_up(self, form="json", level="info"):
+        from glmimage.telemetry.logs import set_up_logging
+
+        set_up_logging(form, level, self.stream)
+        return self
+
+    @property
+    def text(self):
+        return self.stream.getvalue()
+
+    @property
+    def lines(self):
+        return [json.loads(line) for line in self.text.splitlines()]
+
+
+@pytest.fixture
+def log():
+    """Return a log that is not set up yet; the process's own is put back afterwards."""
+    import structlog
+
+    root, ours = logging.getLogger(), logging.getLogger("glmimage")
+    before = root.handlers[:], root.level, ours.level
+    structlog.contextvars.clear_contextvars()
+    yield Log()
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
+    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture(scope="session")

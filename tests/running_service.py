@@ -26,10 +26,10 @@ START_WITHIN_S = 300  # loading torch, on a machine that is busy with other test
 class Service:
     """Run `glmimage serve` until `stop`; `execute` runs a program under `glmimage exec`.
 
-    printed: the lines of its start. Several may share a folder.
+    printed: the lines of its start. Several may share a folder. settings: more variables.
     """
 
-    def __init__(self, folder, model, *options, **process_options):
+    def __init__(self, folder, model, *options, settings=None, **process_options):
         self.folder, self.data_dir = folder, folder / "data"
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("GLMIMAGE_")},
@@ -40,6 +40,7 @@ class Service:
             # the receivers of the tests are on this machine
             "GLMIMAGE_WEBHOOK_HOSTS": "127.0.0.1",
             "OMP_NUM_THREADS": "1",
+            **(settings or {}),
         }
         self.start(*ANY_PORTS, *options, **process_options)
 

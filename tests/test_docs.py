@@ -1,8 +1,10 @@
 """The documents say what the program does."""
 
 import ast
+import os
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +99,26 @@ def test_the_file_tree_of_the_readme_exists():
             folder = ROOT / name
         else:
             assert (folder / name).exists(), f"{folder.name}/{name}"
+
+
+def test_the_backup_keeps_what_is_there(tmp_path):
+    """As operations.md has it, where there is no folder for it yet."""
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    code = re.search(r"\*\*Backup\.\*\*.*?```sh\n(.*?)```", page, re.S)[1]
+    data = tmp_path / "data"
+    for name in ("files", "keys", "tls", "policy"):
+        (data / name).mkdir(parents=True)
+    (data / "keys" / "secret").write_text("s")
+    with sqlite3.connect(data / "glmimage.sqlite3") as database:
+        database.execute("CREATE TABLE jobs (id)")
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", "-euc", 'rsync() { cp "$@"; }\n' + code],  # copies a folder in the same words
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PATH": programs, "GLMIMAGE_DATA_DIR": str(data)},
+    )
+    kept = tmp_path / "backup"
+    assert (kept / "keys" / "secret").read_text() == "s"
+    with sqlite3.connect(kept / "glmimage.sqlite3") as database:
+        assert database.execute("SELECT count(*) FROM jobs").fetchone() == (0,)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import InvalidLora
+from .errors import InvalidLora, InvalidSettings
 
 PARTS = ("prior", "decoder")
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -126,6 +126,16 @@ def lora_version(path: str | Path) -> str:
                 continue
             digest.update(f"{part}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def check_lora_dir(folder: Path | None) -> None:
+    """Raise InvalidSettings unless the folder of adapters is there, or none is named."""
+    if folder is not None and not folder.is_dir():
+        raise InvalidSettings(
+            f"GLMIMAGE_LORA_DIR is '{folder}'; there is no such folder.",
+            hint="Make it, name another with GLMIMAGE_LORA_DIR or --lora-dir, or name none if no "
+            "request names adapters.",
+        )
 
 
 def lora_names(folder: Path | None) -> list[str]:

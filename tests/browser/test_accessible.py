@@ -2,7 +2,7 @@
 
 import pytest
 
-from .conftest import PHONE
+from .conftest import DESKTOP, PHONE
 from .painting import SLOW, add_references, ask, finished, paint
 
 
@@ -47,6 +47,8 @@ def test_states_of_a_request(visit, service, check):
     finished(page)
     page.click(".finished")
     page.wait_for_selector("dialog.lightbox[open]")
+    shown = page.locator(".lightbox img").bounding_box()
+    assert abs(2 * shown["x"] + shown["width"] - DESKTOP["width"]) < 2  # in the middle
     check(page, "26-lightbox")
     page.keyboard.press("Escape")
     paint(page, prompt="a nude woman")

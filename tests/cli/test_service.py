@@ -149,9 +149,9 @@ def test_without_keys_on_loopback(serve):
     assert not first_key_file(server.data_dir).exists()
 
 
-def refused(tmp_path, *options, **variables):
+def refused(tmp_path, *options, command="serve", **variables):
     done = subprocess.run(
-        [sys.executable, "-m", "glmimage", "serve", "--data-dir", str(tmp_path / "data"), *options],
+        [sys.executable, "-m", "glmimage", command, "--data-dir", str(tmp_path / "data"), *options],
         env=clean_environment(**variables),
         capture_output=True,
         text=True,
@@ -188,6 +188,8 @@ def test_a_port_that_is_taken_is_named(tmp_path, scheme):
         ([], {"GLMIMAGE_PORT": "80"}, "There is no setting GLMIMAGE_PORT"),
         ([], {"GLMIMAGE_FILES_URL": "ftp://a/b"}, "ftp://a/b"),
         ([], {"GLMIMAGE_TERMS_FILE": "/none.txt"}, "/none.txt"),
+        ([], {"GLMIMAGE_LORA_DIR": "/none"}, "LORA_DIR is '/none'; there is no such folder"),
+        (["--lora-dir", "/none"], {}, "Make it, name another with GLMIMAGE_LORA_DIR or --lora-dir"),
     ],
 )
 def test_what_is_set_up_wrongly_does_not_start(tmp_path, options, variables, says):
@@ -200,3 +202,9 @@ def test_a_folder_that_cannot_be_used(tmp_path):
     says = refused(tmp_path, "--http-port", "0", "--https-port", "0")
     assert "cannot be used: " in says
     assert "GLMIMAGE_DATA_DIR" in says
+
+
+def test_a_worker_without_its_folder_of_adapters_does_not_start(tmp_path):
+    says = refused(tmp_path, "--lora-dir", str(tmp_path / "none"), command="worker")
+    assert f"'{tmp_path / 'none'}'; there is no such folder" in says
+    assert not (tmp_path / "data").exists()

@@ -19,6 +19,8 @@ from PIL import Image
 import glmimage
 from glmimage.config import Settings
 
+from .npm_registry import NpmRegistry
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
 BLOCKS = {
@@ -169,13 +171,27 @@ def test_server_by_curl(folder, server):
 
 
 def test_server_by_the_python_client(folder, server):
+    execute("server-openai", folder, server)
     assert "output_tokens=512" in execute("server-python", folder, server)
     with Image.open(folder / "sign.png") as picture:
         assert picture.size == (512, 512)
 
 
 def test_from_fal(folder, service):
-    assert execute("fal-exec", folder, service.environment).startswith("http")
+    assert execute("fal-exec", folder, service.environment).splitlines()[-1].startswith("http")
+
+
+def test_from_fal_in_javascript(tmp_path, service, node_modules):
+    """Where the client is not installed yet; npm finds it on this machine."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    with NpmRegistry(node_modules) as registry:
+        printed = execute(
+            "fal-javascript",
+            tmp_path,
+            {**with_programs(service.environment), **registry.variables(tmp_path / "npm")},
+        )
+    assert "added" in printed
+    assert printed.splitlines()[-1].startswith("http")
 
 
 def test_from_fal_by_variables(folder, service):

@@ -3,8 +3,10 @@
 import time
 
 import pytest
+from sqlalchemy import insert, select, update
 
 from glmimage.jobs import LeaseLost, Prior, Usage
+from glmimage.jobs.schema import jobs, payloads
 
 pytestmark = pytest.mark.anyio
 PRIORS = [Prior(0, (1, 1), (1,))]
@@ -73,7 +75,7 @@ async def test_a_cancelled_job_of_a_dead_worker_ends(store, new_job):
 
 
 @pytest.mark.parametrize("point", HELD)
-@pytest.mark.parametrize("call", ["hand_back", "hand_back_others", "fail"])
+@pytest.mark.parametrize("call", ["hand_back", "hand_back_others", "fail", "hand on"])
 @pytest.mark.parametrize("attempts", [1, 3])
 async def test_a_cancelled_job_that_its_worker_lets_go_otherwise_ends(
     store, new_job, point, call, attempts
@@ -85,6 +87,7 @@ async def test_a_cancelled_job_that_its_worker_lets_go_otherwise_ends(
         "hand_back": lambda: store.hand_back(claim),
         "hand_back_others": lambda: store.hand_back_others("worker"),
         "fail": lambda: store.fail(claim, 500, BODY, retryable=True),
+        "hand on": lambda: hand_on(store, claim),
     }[call]()
     ended = await store.get(job.id)
     assert (ended.state, ended.status, ended.dead) == ("cancelled", 499, False)
@@ -95,12 +98,11 @@ async def test_a_cancelled_job_that_its_worker_lets_go_otherwise_ends(
     assert len(await store.due_webhooks()) == 1
 
 
-async def test_a_cancel_that_came_between_the_stages_can_be_asked_for_again(store, new_job):
-    job, claim = await bring_to(store, new_job, "decoding")
-    await store.cancel(job.id)
-    await store.save_priors(claim, PRIORS, "r", release=True)
-    assert await store.cancel(job.id) == "requested"
-    assert (await store.get(job.id)).state == "cancelled"
+async def hand_on(store, claim):
+    """Leave a job to the workers of its next stage."""
+    if claim.job.stage == "prepare":
+        return await store.prepared(claim, {"prompt": "b"})
+    return await store.save_priors(claim, PRIORS, "r", release=True)
 
 
 async def test_who_finishes_before_the_cancel_arrives_has_finished(store, new_job):
@@ -126,7 +128,7 @@ async def test_nothing_leads_back_from_an_end(store, new_job, point):
             await call()
     assert await store.cancel(job.id) == "done"
     await store.keep_order(ageing_s=-1)
-    await store.abandon("worker")
+    assert await store.recover_leases(time.time() + 1e6) == []
     assert await store.expire_starts(time.time() + 1e6) == []
     assert await store.claim("w", ["prepare", "prior", "decode"], 5, 60) == []
     assert await store.get(job.id) == before
@@ -200,3 +202,52 @@ async def test_old_results_go_first_and_then_the_history(store, new_job):
     assert await store.purge_history(now + 100) == 2
     assert await store.get(old.id) is None
     assert (await store.get(waiting.id)).input is not None
+
+
+async def test_history_without_results_is_looked_through_once(store, new_job, monkeypatch):
+    """A year of it would be read twice a minute."""
+    now = time.time()
+    for state, age_s in (("queued", 9000), ("queued", 8000), ("queued", 30)):
+        job, _ = await bring_to(store, new_job, state)
+        await store.cancel(job.id)
+        await store._db.write(end_at, job.id, now - age_s)
+    assert await store.purge_results(now - 8500) == 1
+    assert await store.purge_results(now - 3600) == 1
+    # what nobody writes there any more shows where is looked
+    await store._db.write(give_payload, now - 8000)
+    assert await store.purge_results(now - 3600) == 0
+    assert await store.purge_results(now + 100) == 1
+    job, _ = await bring_to(store, new_job, "queued")
+    await store.cancel(job.id)  # after all that was looked through
+    assert await store.purge_results(now + 100) == 1
+    monkeypatch.setattr("glmimage.jobs.store.LOOK_AGAIN_S", 0.0)
+    assert await store.purge_results(now - 3600) == 1
+
+
+async def test_results_are_found_after_the_clock_was_put_back(store, new_job):
+    now = time.time()
+    job, _ = await bring_to(store, new_job, "queued")
+    await store.cancel(job.id)
+    await store._db.write(end_at, job.id, now - 8000)
+    assert await store.purge_results(now - 3600) == 1
+    assert await store.purge_results(now - 8500) == 0
+    await store._db.write(give_payload, now - 8000)
+    assert await store.purge_results(now - 3600) == 1
+
+
+async def test_many_results_are_forgotten_part_by_part(store, new_job, monkeypatch):
+    monkeypatch.setattr("glmimage.jobs.upkeep.BATCH", 2)
+    for _ in range(5):
+        job, _ = await bring_to(store, new_job, "queued")
+        await store.cancel(job.id)
+    later = time.time() + 100
+    assert [await store.purge_results(later) for _ in range(4)] == [2, 2, 1, 0]
+
+
+def end_at(connection, job_id, when):
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(finished_at=when))
+
+
+def give_payload(connection, ended_at):
+    found = select(jobs.c.id).where(jobs.c.finished_at == ended_at)
+    connection.execute(insert(payloads).values(job_id=connection.execute(found).scalar_one()))

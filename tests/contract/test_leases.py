@@ -93,7 +93,7 @@ async def test_after_the_last_attempt_a_job_is_dead_and_says_why(store, new_job,
 async def test_a_dead_job_can_be_retried_by_hand(store, new_job, claim_one):
     job, _ = await store.enqueue(new_job(max_attempts=1))
     await store.save_priors(await claim_one(), PRIORS[:1], "r")
-    await store.abandon("worker")
+    await store.recover_leases(time.time() + 100)
     assert (await store.get(job.id)).dead
     again = await store.retry(job.id)
     assert (again.state, again.attempt, again.dead, again.result) == ("queued", 0, False, None)
@@ -156,12 +156,12 @@ async def test_what_a_worker_does_not_know_of_is_handed_back(store, new_job, cla
     assert await store.wait_for_work(["prior"], 0.0)
 
 
-async def test_a_dead_worker_frees_everything_at_once(store, new_job):
+async def test_the_leases_of_a_dead_worker_run_out_and_nobody_elses(store, new_job):
     for _ in range(4):
         await store.enqueue(new_job())
-    mine = await store.claim("dead", ["prior"], 3, 60)
+    mine = await store.claim("dead", ["prior"], 3, 0.001)
     (other,) = await store.claim("alive", ["prior"], 1, 60)
-    freed = await store.abandon("dead")
+    freed = await store.recover_leases(time.time() + 1)
     assert {job.id for job in freed} == {claim.job.id for claim in mine}
     assert (await store.get(other.job.id)).state == "running"
 
@@ -170,7 +170,7 @@ async def test_a_crash_in_decode_does_not_repeat_the_prior(store, new_job, claim
     await store.enqueue(new_job(num_images=2))
     claim = await claim_one()
     await store.save_priors(claim, PRIORS, "r1")
-    await store.abandon("worker")
+    await store.recover_leases(time.time() + 100)
     assert await store.claim("w", ["prior"], 1, 60, "r1") == []
     claim = await claim_one(revision="r1")
     assert (claim.job.stage, claim.priors) == ("decode", tuple(PRIORS))
@@ -179,7 +179,7 @@ async def test_a_crash_in_decode_does_not_repeat_the_prior(store, new_job, claim
 async def test_another_revision_never_goes_on_with_a_prior(store, new_job, claim_one):
     await store.enqueue(new_job())
     await store.save_priors(await claim_one(revision="r1"), PRIORS[:1], "r1")
-    await store.abandon("worker")
+    await store.recover_leases(time.time() + 100)
     assert await claim_one(revision="r2") is None
     assert await claim_one(revision="r1") is not None
 
@@ -213,7 +213,7 @@ async def test_preparation_is_a_stage_of_its_own(store, new_job, claim_one):
     assert await claim_one() is None
     claim = await claim_one("server", stages=["prepare"])
     assert (claim.job.state, await store.position(job.id)) == ("preparing", 0)
-    await store.abandon("server")
+    await store.recover_leases(time.time() + 100)
     claim = await claim_one("server", stages=["prepare"])
     await store.prepared(claim, {"prompt": "long"}, ["f1"], "key")
     claim = await claim_one()

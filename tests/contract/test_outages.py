@@ -222,10 +222,10 @@ async def test_results_that_are_over_are_looked_for_by_a_read(store, new_job, mo
     with monkeypatch.context() as patch:
         patch.setattr(store._db, "write", refuse)
         assert await store.purge_results(0.0) == 0
-    found = await store._db.read(upkeep.results_due, time.time() + 60, 0.0)
-    assert found == [job.id]
+    found = await store._db.read(upkeep.results_due, 0.0, time.time() + 60)
+    assert found.ids == [job.id]
     await store.retry(job.id)  # since it was found
-    assert await store._db.write(upkeep.purge_results, found) == 0
+    assert await store._db.write(upkeep.purge_results, found.ids) == 0
     assert (await store.get(job.id)).input is not None
 
 

@@ -143,10 +143,9 @@ def check(name, plans, *indexes):
 async def check_all(store, new_job):
     for name, (call, index) in CASES.items():
         check(name, await store._db.write(plans_of, call), index)
-    results = lambda c: upkeep.results_due(c, 0.0, 0.0)  # noqa: E731
-    stored, unstored = await store._db.write(plans_of, results)
-    check("old results", [stored], "jobs_finished")
-    check("results that were not to be stored", [unstored], "jobs_unstored")
+    for unstored, index in ((False, "jobs_finished"), (True, "jobs_unstored")):
+        results = lambda c, u=unstored: upkeep.results_due(c, 0.0, 1.0, only_unstored=u)  # noqa: E731
+        check(f"old results, {unstored=}", await store._db.write(plans_of, results), index)
     # what is really run, in one statement or several
     steps = store._db.steps
     for _ in range(5):

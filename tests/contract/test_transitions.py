@@ -78,16 +78,15 @@ TIME = {
     "being prepared": {
         "deadline": "failed prepare",
         "lease": "preparing prepare",
-        "worker dies": "preparing prepare",
         "worker leaves": "preparing prepare",
     },
     "queued": {"deadline": "failed prior"},
-    "writing": dict.fromkeys(("lease", "worker dies", "worker leaves"), "queued prior"),
-    "decoding": dict.fromkeys(("lease", "worker dies", "worker leaves"), "queued decode"),
+    "writing": dict.fromkeys(("lease", "worker leaves"), "queued prior"),
+    "decoding": dict.fromkeys(("lease", "worker leaves"), "queued decode"),
 }
 OWNERS_CALLS = tuple(OWNERS["writing"])
 OTHER_CALLS = ("cancel", "retry", "claim prepare", "claim prior", "claim decode")
-TIMES = ("deadline", "lease", "worker dies", "worker leaves", "order")
+TIMES = ("deadline", "lease", "worker leaves", "order")
 
 
 async def bring_to(store, new_job, point):
@@ -129,7 +128,6 @@ async def call(store, name, job_id, claim):
         "retry": lambda: store.retry(job_id),
         "deadline": lambda: store.expire_starts(later),
         "lease": lambda: store.recover_leases(time.time() + 100),
-        "worker dies": lambda: store.abandon("worker"),
         "worker leaves": lambda: store.hand_back_others("worker"),
         "order": store.keep_order,
     }[name]()

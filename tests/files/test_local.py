@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +104,74 @@ async def test_more_files_are_listed_than_are_read_at_once(store):
     for index in range(1001):
         (store.folder / f"{index:04}").touch()
     assert [info.path async for info in store.list()] == [f"{index:04}" for index in range(1001)]
+
+
+async def listed(store):
+    return [info.path async for info in store.list()]
+
+
+async def test_what_cannot_be_read_is_left_out_and_told_once(store, monkeypatch, caplog):
+    for path in ("closed/a", "open/b", "open/locked", "z"):
+        await store.put(path, b"x")
+    old = store.folder / "open" / ".1.part"
+    old.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    scandir, look = os.scandir, Path.stat
+
+    def scan(folder):
+        refuse(folder, "closed")
+        return scandir(folder)
+
+    def stat_of(path, **options):
+        refuse(path, "locked")
+        return look(path, **options)
+
+    def refuse(path, name):
+        if Path(path).name == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "scandir", scan)
+    monkeypatch.setattr(Path, "stat", stat_of)
+    for _ in range(2):
+        assert await listed(store) == ["z", "open/b"]
+    assert await store.remove_unfinished(3600) == 1
+    told = [record.getMessage() for record in caplog.records]
+    assert [name for line in told for name in ("closed", "locked") if name in line] == [
+        "closed",
+        "locked",
+    ]
+    assert all("permission denied" in line for line in told)
+
+
+async def test_what_goes_while_it_is_listed_is_not_told_of(store, monkeypatch, caplog):
+    for path in ("a/b", "c/d", "e"):
+        await store.put(path, b"x")
+    scandir = os.scandir
+
+    def scan(folder):
+        if str(folder).endswith("/a"):
+            (store.folder / "a" / "b").unlink()
+            (store.folder / "a").rmdir()
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert await listed(store) == ["e", "c/d"]
+    assert caplog.records == []
+
+
+async def test_an_unfinished_write_that_cannot_be_removed_stops_nothing(store, monkeypatch, caplog):
+    await store.put("a", b"x")
+    for name in (".1.part", ".2.part"):
+        (store.folder / name).write_bytes(b"half")
+        os.utime(store.folder / name, (0, 0))
+    unlink = Path.unlink
+
+    def refuse(path, *arguments, **options):
+        if path.name == ".1.part":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        unlink(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert await store.remove_unfinished(3600) == 1
+    assert names(store) == [".1.part", "a"]
+    assert ".1.part" in caplog.text

@@ -2,10 +2,12 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import itertools
 import json
 
+import anyio
 import pytest
 from PIL import Image
 
@@ -13,6 +15,9 @@ from glmimage.mcp.painter import Listed, Painted, PaintingFailed, Progress
 from glmimage.mcp.tools import build_server
 
 mcp = pytest.importorskip("mcp")
+create_client_server_memory_streams = pytest.importorskip(
+    "mcp.shared.memory"
+).create_client_server_memory_streams
 
 ID = "0" * 8 + "-0000-0000-0000-" + "0" * 12
 
@@ -24,7 +29,10 @@ def square(colour="red"):
 
 
 class Squares:
-    """Paint squares; "fail" in a prompt fails, "slow" goes on until it is cancelled."""
+    """Paint squares; "fail" in a prompt fails, "slow" goes on until it is cancelled.
+
+    "far" takes its time to be taken.
+    """
 
     def __init__(self):
         self.wishes, self.cancelled, self.started = [], [], asyncio.Event()
@@ -33,6 +41,9 @@ class Squares:
         self.wishes.append(wish)
         if "refused" in wish.prompt:
             raise PaintingFailed("The prompt is refused.")
+        if "far" in wish.prompt:
+            self.started.set()
+            await asyncio.sleep(0.2)
         return ID
 
     async def follow(self, request_id):
@@ -68,13 +79,26 @@ class Squares:
         pass
 
 
-def talk(conversation, *, reads_files=True):
+@contextlib.asynccontextmanager
+async def by_messages(server):
+    """Connect as over a wire: the client's own way in memory is to call the tool in its task."""
+    async with (
+        create_client_server_memory_streams() as (ours, theirs),
+        anyio.create_task_group() as group,
+    ):
+        inner = server._lowlevel_server
+        group.start_soon(inner.run, *theirs, inner.create_initialization_options())
+        yield ours
+        group.cancel_scope.cancel()
+
+
+def talk(conversation, *, reads_files=True, connect=lambda server: server):
     """Let `conversation(client, painter)` speak to the tools."""
 
     async def run():
         painter = Squares()
         server = build_server(painter, "1", reads_files=reads_files)
-        async with mcp.Client(server) as client:
+        async with mcp.Client(connect(server)) as client:
             await conversation(client, painter)
 
     asyncio.run(run())
@@ -208,9 +232,12 @@ def test_over_http_no_file_is_read(tmp_path):
     talk(conversation, reads_files=False)
 
 
-def test_a_caller_who_lets_go_cancels_the_request():
+@pytest.mark.parametrize("prompt", ["slow", "far and slow"])
+def test_a_caller_who_lets_go_cancels_the_request(prompt):
+    """Also one that is just being submitted."""
+
     async def conversation(client, painter):
-        call = asyncio.create_task(client.call_tool("generate", {"prompt": "slow"}))
+        call = asyncio.create_task(client.call_tool("generate", {"prompt": prompt}))
         await painter.started.wait()
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
@@ -220,4 +247,4 @@ def test_a_caller_who_lets_go_cancels_the_request():
             await asyncio.sleep(0.01)
         assert painter.cancelled == [ID]
 
-    talk(conversation)
+    talk(conversation, connect=by_messages)

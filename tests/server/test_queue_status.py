@@ -112,7 +112,7 @@ def test_a_lost_worker_is_no_ones_loss(server):
         server.until(
             lambda: server.http.get(f"{one(request_id)}/status").json()["status"] == "IN_PROGRESS"
         )
-        server.call(server.store.abandon("mortal"))
+        server.call(server.store.recover_leases(time.time() + 100))
         server.until(
             lambda: server.http.get(f"{one(request_id)}/status").json()["status"] == "IN_QUEUE"
         )

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 
+import pydantic
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from glmimage.telemetry.logs import about_request, while_about
 
@@ -56,6 +58,24 @@ def test_a_traceback_does_not_show_values(log, form):
         OURS.exception("it failed")
     assert "ZeroDivisionError" in log.text
     assert "test_logs.py" in log.text
+    assert prompt not in log.text
+
+
+@pytest.mark.parametrize("form", ["json", "human"])
+def test_what_libraries_say_of_values_is_left_out(log, form):
+    """Database errors show the row, errors of validation the input; also where they led to more."""
+    log.set_up(form)
+    prompt = "a secret " + "prompt"
+    with pytest.raises(pydantic.ValidationError) as invalid:
+        pydantic.TypeAdapter(int).validate_python(prompt)
+    wrong = IntegrityError("INSERT INTO jobs", {"input": prompt}, Exception("no such row"))
+    assert all(prompt in str(error) for error in (invalid.value, wrong))
+    try:
+        raise ExceptionGroup("two", [wrong, ValueError("another")]) from invalid.value
+    except ExceptionGroup:
+        OURS.exception("it failed")
+    for told in ("ValidationError: 1 ", "IntegrityError", "no such row", "ValueError: another"):
+        assert told in log.text
     assert prompt not in log.text
 
 

@@ -4,9 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from queue import SimpleQueue
 
 import pytest
+
+from glmimage.worker import run_worker
+from glmimage.worker.link import Stop
+
+from .conftest import DEADLINE_S, Service
 
 STEPS = 30
 
@@ -87,3 +94,37 @@ def test_the_stages_live_in_processes_of_their_own(service, start):
     undisturbed = service.wait(service.submit(num_images=2, seed=7))
     for ours, theirs in zip(job.result["images"], undisturbed.result["images"], strict=True):
         assert mine.file(ours["file_id"]) == service.file(theirs["file_id"])
+
+
+def test_a_job_that_always_ends_the_worker_is_given_up(make_settings, tmp_path, monkeypatch):
+    """A mistake of ours that no request's own failure catches: its attempts count."""
+    mine = Service(make_settings(tmp_path))
+    job_id = mine.submit(max_attempts=2)
+
+    def fail(engine):
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr("glmimage.engine.engine.Engine.step", fail)
+    work_until_it_fails(mine.settings)
+    job = mine("get", job_id)
+    assert (job.state, job.attempt, job.worker_id) == ("queued", 1, None)
+    work_until_it_fails(mine.settings)
+    job = mine("get", job_id)
+    assert (job.state, job.attempt, job.dead) == ("failed", 2, True)
+
+
+def work_until_it_fails(settings):
+    failures, inbox = [], SimpleQueue()
+
+    def work():
+        try:
+            run_worker(settings, inbox=inbox)
+        except RuntimeError as error:
+            failures.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(DEADLINE_S)
+    inbox.put(Stop(at_once=True))  # it may not have failed
+    thread.join(DEADLINE_S)
+    assert failures == ["a mistake"]

@@ -3,9 +3,11 @@
 The store is real; the tests are the painting thread.
 """
 
+import asyncio
 import threading
 import time
 from queue import Empty, SimpleQueue
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -80,6 +82,21 @@ def test_a_job_that_came_back_is_not_dropped_for_its_first_claim(store, link, mo
     link.send(job_id, picture)
     job = store.wait(job_id)
     assert (job.state, job.fence) == ("done", 2)
+
+
+def test_a_job_that_another_worker_has_is_told_with_its_id(store, link, log, monkeypatch):
+    log.set_up()
+    link.start_claiming("r", {})
+    job_id = store.submit()
+    begin(link)
+
+    async def lost(claims, lease_s):
+        return SimpleNamespace(lost={claim.job.id for claim in claims}, cancelled=())
+
+    monkeypatch.setattr(link.store, "heartbeat", lost)
+    asyncio.run_coroutine_threadsafe(link._beat(), link._loop).result(SOON_S)
+    (line,) = [line for line in log.lines if "another worker" in line["event"]]
+    assert line["request_id"] == job_id
 
 
 def test_a_claim_on_its_way_when_the_worker_ends_is_handed_back(store, link, monkeypatch):

@@ -87,7 +87,9 @@ def test_each_picture_has_its_own(stages):
     assert sorted(found) == [(index, number) for index in range(2) for number in range(3)]
 
 
-def test_one_that_fails_is_left_out_and_one_that_cannot_be_comes_later(stages):
+def test_one_that_fails_is_left_out_and_one_that_cannot_be_comes_later(stages, log):
+    log.set_up()
+
     def fail_once(preview):
         left = [RuntimeError("no memory")]
 
@@ -99,6 +101,7 @@ def test_one_that_fails_is_left_out_and_one_that_cannot_be_comes_later(stages):
         return spoilt
 
     assert "preview 0" not in order(paint(stages, spoil=fail_once))
+    assert [line["request_id"] for line in log.lines] == ["j"]
 
     def without_the_decoder(preview):
         return lambda event: preview(event) if hasattr(event, "step") else None

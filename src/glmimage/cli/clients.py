@@ -68,8 +68,8 @@ def find_target(settings: Settings, inherited: Mapping[str, str]) -> Target:
         key = NO_KEY
     if key is None:
         raise ServerNotFound(
-            f"There is no key in '{settings.data_dir}'.",
-            hint="Make one with `glmimage keys create NAME`, and set GLMIMAGE_API_KEY to it.",
+            f"The text of no key is kept in '{settings.data_dir}'.",
+            hint="Set GLMIMAGE_API_KEY to one; `glmimage keys create NAME` makes one.",
         )
     if serving is None:
         ca: Path | None = settings.data_dir / "tls" / "ca.pem"

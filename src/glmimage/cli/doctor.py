@@ -192,7 +192,7 @@ def _check_environment(settings: Settings, problems: list[str]) -> None:
 
 
 def _check_folders(settings: Settings, problems: list[str]) -> None:
-    """See that what has to be written can be, and that what is named is there."""
+    """See that what has to be written can be."""
     import tempfile
 
     folders = [("DATA_DIR", "anything", settings.data_dir)]
@@ -214,17 +214,13 @@ def _check_folders(settings: Settings, problems: list[str]) -> None:
                 f"{folder} cannot be written, so the service cannot keep {what}. "
                 f"Name another folder with GLMIMAGE_{name}."
             )
-    if settings.lora_dir is not None and not settings.lora_dir.is_dir():
-        problems.append(
-            f"GLMIMAGE_LORA_DIR is '{settings.lora_dir}'; there is no such folder. "
-            "Make it, or unset the variable if no request names adapters."
-        )
 
 
 def _check_service(settings: Settings, problems: list[str]) -> None:
     """Try what `serve` does at its start, and collect what it refuses; nothing is left behind."""
     import tempfile
 
+    from ..lora import check_lora_dir
     from ..server.guard import policy_from_settings
     from ..server.tls import prepare_tls
 
@@ -241,6 +237,7 @@ def _check_service(settings: Settings, problems: list[str]) -> None:
                 "webhook_hosts",
             ): lambda: policy_from_settings(settings),
             ("tls_cert", "tls_key", "tls_names"): lambda: prepare_tls(elsewhere),
+            ("lora_dir",): lambda: check_lora_dir(settings.lora_dir),
             ("traces_url",): lambda: _try_to_trace(elsewhere),
             ("database_url", "database_direct_url"): lambda: asyncio.run(_try_database(settings)),
             ("files_url",): lambda: asyncio.run(_try_bucket(settings)),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -16,6 +17,9 @@ from .errors import FileMissing, FilesError, StorageFull, StorageUnavailable
 from .store import CHUNK_BYTES, Content, FileInfo, check_path, check_size, chunks_of, missing
 
 T = TypeVar("T")
+MOST_TOLD = 20
+"""Of the places that cannot be read, lest a folder of thousands fills the log."""
+log = logging.getLogger(__name__)
 _UNFINISHED = ".part"  # with a dot in front as well, which no path of a file may have
 
 
@@ -24,6 +28,7 @@ class LocalFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.expanduser().absolute()
+        self._told_of: set[str] = set()
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -107,26 +112,43 @@ class LocalFiles:
         return self.folder / check_path(path)
 
     def _walk(self, folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-        for place, folders, names in os.walk(folder):
+        for file in self._names(folder):
+            if not file.name.startswith("."):
+                with self._left_out():
+                    yield file.relative_to(self.folder).as_posix(), file.stat()
+
+    def _names(self, folder: Path) -> Iterator[Path]:
+        for place, folders, names in os.walk(folder, onerror=self._leave_out):
             folders.sort()
             for name in sorted(names):
-                if name.startswith("."):
-                    continue
-                file = Path(place, name)
-                with suppress(FileNotFoundError):  # deleted since the folder was read
-                    yield file.relative_to(self.folder).as_posix(), file.stat()
+                yield Path(place, name)
 
     def _remove_unfinished(self, before: float) -> int:
         removed = 0
-        for place, _, names in os.walk(self.folder):
-            for name in names:
-                if name.startswith(".") and name.endswith(_UNFINISHED):
-                    file = Path(place, name)
-                    with suppress(FileNotFoundError):
-                        if file.stat().st_mtime < before:
-                            file.unlink()
-                            removed += 1
+        for file in self._names(self.folder):
+            if file.name.startswith(".") and file.name.endswith(_UNFINISHED):
+                with self._left_out():
+                    if file.stat().st_mtime < before:
+                        file.unlink()
+                        removed += 1
         return removed
+
+    @contextmanager
+    def _left_out(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._leave_out(error)
+
+    def _leave_out(self, error: OSError) -> None:
+        """Go on without a file or folder, and say so the first time."""
+        place = str(error.filename)
+        gone = isinstance(error, FileNotFoundError)  # since its folder was read
+        if gone or place in self._told_of or len(self._told_of) >= MOST_TOLD:
+            return
+        self._told_of.add(place)
+        reason = (error.strerror or type(error).__name__).lower()
+        log.warning("Cleaning up leaves out '%s': %s.", place, reason)
 
 
 async def _do(path: str, work: Callable[..., T], *arguments: Any) -> T:

@@ -227,18 +227,9 @@ def _lock_by_id(job_id: str) -> Any:
 def recover_leases(connection: Connection, now: float | None = None) -> list[Job]:
     """Free the jobs whose leases have run out: queue them again, or give them up."""
     now = store_time(connection) if now is None else now
-    return _recover(connection, jobs.c.lease_until < now)
-
-
-def abandon(connection: Connection, worker_id: str) -> list[Job]:
-    """Free the jobs of a worker that is known to be dead, without waiting for its leases."""
-    return _recover(connection, jobs.c.worker_id == worker_id)
-
-
-def _recover(connection: Connection, which: Any) -> list[Job]:
     rows = connection.execute(
         select(*JOB_COLUMNS)
-        .where(jobs.c.lease_until.is_not(None), which)
+        .where(jobs.c.lease_until.is_not(None), jobs.c.lease_until < now)
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     ).all()

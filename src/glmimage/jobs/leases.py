@@ -91,8 +91,14 @@ def prepared(
     reference_file_ids: Sequence[str],
     prior_key: str | None = None,
 ) -> None:
-    """Hand a prepared job to the workers: its final input, and the files of its references."""
-    owned(connection, claim, "preparing")
+    """Hand a prepared job to the workers: its final input, and the files of its references.
+
+    One that was to be let go of ends instead.
+    """
+    job = owned(connection, claim, "preparing")
+    if job.cancel_requested:
+        end(connection, job, stamp(connection), state="cancelled")
+        return
     connection.execute(
         update(payloads).where(payloads.c.job_id == claim.job.id).values(input=input)
     )
@@ -121,8 +127,8 @@ def save_priors(
 ) -> None:
     """Keep all priors of a job, so that no crash repeats them.
 
-    release: give the job back, for a worker of the decode stage. model_revision: only workers of
-    the same one may go on with it.
+    release: give the job back, for a worker of the decode stage; one that was to be let go of ends
+    instead. model_revision: only workers of the same one may go on with it.
     """
     job = owned(connection, claim, "running")
     changed = stamp(connection, "work" if release else "change")
@@ -135,6 +141,8 @@ def save_priors(
     if release:
         values |= {"open_stage": "decode", "worker_id": None, "lease_until": None, "attempt": 0}
     connection.execute(update(jobs).where(jobs.c.id == job.id).values(values))
+    if release and job.cancel_requested:
+        end(connection, job, changed, state="cancelled")
 
 
 def store_priors(

@@ -42,6 +42,9 @@ SAFETY_POLL_S = 1.0
 RESIGNED_S = 2.0
 """Who has resigned does not lead for so long; others try several times a second."""
 
+LOOK_AGAIN_S = 86400.0
+"""After it old results are looked for in all of history, in case a clock was wrong for a while."""
+
 
 class JobStore(Ledger):
     """Keep jobs, keys, files, webhooks, usage and workers; see the modules beside this one.
@@ -53,6 +56,7 @@ class JobStore(Ledger):
         super().__init__(database)
         self._clock = ClockWatch()
         self._resigned_until = 0.0
+        self._looked_at, self._results_since = time.monotonic(), [0.0, 0.0]
 
     @classmethod
     async def open(
@@ -132,13 +136,23 @@ class JobStore(Ledger):
         return await self._db.write(upkeep.purge_jobs, ids)
 
     async def purge_results(self, before: float, unstored_before: float | None = None) -> int:
-        """Forget the payloads of jobs that ended before; return how many (at most 500 a call).
+        """Forget the payloads of jobs that ended before; return how many (at most 1000 a call).
 
         unstored_before: the same for jobs that came with store_io=False.
         """
-        unstored = before if unstored_before is None else unstored_before
-        ids = await self._db.read(upkeep.results_due, before, unstored)
-        return await self._db.write(upkeep.purge_results, ids) if ids else 0
+        if time.monotonic() - self._looked_at >= LOOK_AGAIN_S:
+            self._looked_at, self._results_since = time.monotonic(), [0.0, 0.0]
+        count = await self._purge_results(before, only_unstored=False)
+        if unstored_before is not None:
+            count += await self._purge_results(unstored_before, only_unstored=True)
+        return count
+
+    async def _purge_results(self, before: float, *, only_unstored: bool) -> int:
+        since = self._results_since[only_unstored]
+        due = await self._db.read(upkeep.results_due, since, before, only_unstored=only_unstored)
+        count = await self._db.write(upkeep.purge_results, due.ids) if due.ids else 0
+        self._results_since[only_unstored] = due.until
+        return count
 
     async def purge_history(self, before: float) -> int:
         """Delete jobs that ended before; return how many (at most 500 a call)."""
@@ -229,10 +243,6 @@ class JobStore(Ledger):
     async def recover_leases(self, now: float) -> list[Job]:
         """Free the jobs whose leases have run out by `now`; `keep_order` does it when it may."""
         return await self._db.write(endings.recover_leases, now)
-
-    async def abandon(self, worker_id: str) -> list[Job]:
-        """Free the jobs of a worker that is known to be dead, at once."""
-        return await self._db.write(endings.abandon, worker_id)
 
     async def expire_starts(self, now: float | None = None) -> list[Job]:
         """Fail the jobs that were not begun before their deadline."""

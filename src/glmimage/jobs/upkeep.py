@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, select, text, update
 
@@ -17,6 +18,8 @@ from .statement import Statement
 HOUSEKEEPING_LOCK = 0x676C6D01
 MISSED_AFTER_S = 300.0
 """A worker that has been silent for so long will not come back with its model revision."""
+ENDING_S = 60.0
+"""Longer than it takes a job that ends to be seen."""
 RESTARTED = "No worker is left of the model revision that wrote the prior; it is written again."
 
 
@@ -34,21 +37,36 @@ def delete_payload(connection: Connection, job_id: str) -> bool:
     return known is not None
 
 
-def results_due(connection: Connection, before: float, unstored_before: float) -> list[str]:
-    """Return the ids of jobs that ended before a time and still have a payload.
+class ResultsDue(NamedTuple):
+    """Name jobs whose payloads are to go. until: once they are gone, nothing is left before it."""
 
-    unstored_before: the same for jobs whose payload is not to be stored.
+    ids: list[str]
+    until: float
+
+
+def results_due(
+    connection: Connection, since: float, before: float, *, only_unstored: bool = False
+) -> ResultsDue:
+    """Find the first jobs that ended in [since, before) and still have a payload.
+
+    only_unstored: of those whose payload is not to be stored.
     """
+    until = min(before, store_time(connection) - ENDING_S)
     # not a join, so that no planner begins with the payloads
     payload = select(payloads.c.job_id).where(payloads.c.job_id == jobs.c.id).scalar_subquery()
-    old = select(jobs.c.id).where(payload.is_not(None)).order_by(jobs.c.finished_at).limit(BATCH)
-    queries = (
-        old.where(jobs.c.finished_at < before),
-        # literal, so that the planner sees that the partial index serves
-        old.where(jobs.c.finished_at < unstored_before, text("NOT store_io")),
+    query = (
+        select(jobs.c.id, jobs.c.finished_at)
+        .where(payload.is_not(None), jobs.c.finished_at >= since, jobs.c.finished_at < before)
+        .order_by(jobs.c.finished_at)
+        .limit(BATCH)
     )
-    ids = [id for query in queries for id in connection.execute(query).scalars()]
-    return list(dict.fromkeys(ids))[:BATCH]
+    if only_unstored:
+        # literal, so that the planner sees that the partial index serves
+        query = query.where(text("NOT store_io"))
+    rows = connection.execute(query).all()
+    if len(rows) == BATCH:
+        until = min(until, rows[-1].finished_at)
+    return ResultsDue([row.id for row in rows], until)
 
 
 def purge_results(connection: Connection, ids: Sequence[str]) -> int:

@@ -172,7 +172,8 @@ class Tools:
 
     async def _paint(self, wish: Wish, ctx: Context[Any, Any], wait: bool) -> Content:
         try:
-            request_id = await self._painter.submit(wish)
+            with anyio.CancelScope(shield=True):  # what is taken needs its id to be cancelled
+                request_id = await self._painter.submit(wish)
             if not wait:
                 return [_text({"request_id": request_id, "state": "waiting"})]
             return _content(await self._finished(request_id, ctx))

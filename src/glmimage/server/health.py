@@ -9,14 +9,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..files import FileMissing, FilesError
 from ..jobs import StoreUnavailable
 from .responses import JsonResponse
 from .routing import Route
 from .services import Services
 
-PROBE = "probe/none"
-"""A file that is never there: asking for it shows whether the file store answers."""
 CHECK_S = 5.0
 STAGES = ("prior", "decode")
 Check = Callable[[Services], Awaitable[str | None]]
@@ -73,13 +70,7 @@ async def _database(services: Services) -> str | None:
 
 
 async def _files(services: Services) -> str | None:
-    try:
-        await services.files.info(PROBE)
-    except FileMissing:
-        return None
-    except FilesError as error:
-        return f"The file store does not answer. {error}"
-    return None
+    return await services.storage_check.reason()
 
 
 async def _workers(services: Services) -> str | None:

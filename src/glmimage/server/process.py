@@ -21,7 +21,8 @@ import uvloop
 from ..config import Settings
 from ..errors import InvalidSettings
 from ..files import open_file_store
-from ..jobs import JobStore
+from ..jobs import JobStore, StoreUnavailable
+from ..lora import check_lora_dir
 from .guard import policy_from_settings
 from .serving import Serving, find_serving, make_data_folder, make_first_key, reachable
 from .supervisor import WorkerRefused, WorkerSupervisor
@@ -58,6 +59,7 @@ class Callbacks:
 def run_service(settings: Settings, worker_command: Sequence[str], tell: Callbacks) -> int:
     """Serve until a signal; return the exit code. Raises InvalidSettings before anything runs."""
     refuse_open_doors(settings)
+    check_lora_dir(settings.lora_dir)
     make_data_folder(settings.data_dir)
     with contextlib.ExitStack() as stack:
         http = stack.enter_context(bind(settings.host, settings.http_port, "http"))
@@ -230,12 +232,13 @@ class _Certificate:
 
 
 async def _tell_ready(store: JobStore, began: float, tell: Callbacks) -> None:
-    """Wait for the first worker whose model is loaded."""
-    while True:
-        workers = await store.live_workers(await store.now() - WORKER_SEEN_S)
-        if any(worker.ready for worker in workers):
-            break
+    """Wait for the first worker whose model is loaded, also while the store is away."""
+    ready = False
+    while not ready:
         await asyncio.sleep(READY_CHECK_S)
+        with contextlib.suppress(StoreUnavailable):
+            workers = await store.live_workers(await store.now() - WORKER_SEEN_S)
+            ready = any(worker.ready for worker in workers)
     tell.ready(time.monotonic() - began)
 
 

@@ -16,6 +16,7 @@ from .counters import Counters
 from .live_jobs import LiveJobs
 from .secret import load_secret
 from .signing import Signer
+from .storage_check import StorageCheck
 from .storage_settings import StorageSettings
 from .stored_files import StoredFiles
 
@@ -34,6 +35,7 @@ class Services:
     signer: Signer = field(init=False, repr=False)
     stored_files: StoredFiles = field(init=False)
     storage_settings: StorageSettings = field(init=False)
+    storage_check: StorageCheck = field(init=False)
     tracer: Tracer = field(init=False)
     bucket: SigningStore | None = field(init=False)
     """Where clients read and store files without us; None when all goes through us."""
@@ -52,6 +54,7 @@ class Services:
             ("signer", Signer(secret)),
             ("stored_files", StoredFiles(self.store)),
             ("storage_settings", StorageSettings(self.store)),
+            ("storage_check", StorageCheck(self.files)),
             ("bucket", bucket),
             ("tracer", open_tracer(self.settings.traces_url, "glmimage-gateway")),
         ):

@@ -103,16 +103,16 @@ class WebhookSender:
             await asyncio.sleep(POLL_S)
 
     async def _deliver(self, webhook: Webhook) -> None:
-        try:
-            with while_about(webhook.job_id):
+        with while_about(webhook.job_id):
+            try:
                 await self._attempt(webhook)
-        except StoreUnavailable as error:
-            # it is due again when its lease in the outbox is over
-            log.warning("The outcome of webhook %s is not noted: %s", webhook.id, error)
-        except Exception as error:
-            log.exception("Webhook %s cannot be sent", webhook.id)
-            with contextlib.suppress(StoreUnavailable):
-                await self._fail(webhook, f"It cannot be sent: {type(error).__name__}.")
+            except StoreUnavailable as error:
+                # it is due again when its lease in the outbox is over
+                log.warning("The outcome of webhook %s is not noted: %s", webhook.id, error)
+            except Exception as error:
+                log.exception("Webhook %s cannot be sent", webhook.id)
+                with contextlib.suppress(StoreUnavailable):
+                    await self._fail(webhook, f"It cannot be sent: {type(error).__name__}.")
 
     async def _attempt(self, webhook: Webhook) -> None:
         store = self._services.store

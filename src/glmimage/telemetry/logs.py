@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from contextlib import AbstractContextManager
+from traceback import TracebackException
+from types import TracebackType
 from typing import Any, TextIO
 
 import structlog
@@ -15,6 +17,7 @@ from .tracing import trace_id
 
 LEVELS = ("debug", "info", "warning", "error")
 Line = MutableMapping[str, Any]
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 def set_up_logging(form: str, level: str = "info", stream: TextIO | None = None) -> None:
@@ -30,13 +33,16 @@ def set_up_logging(form: str, level: str = "info", stream: TextIO | None = None)
     ]
     after: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if form == "json":
-        after += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        told = structlog.processors.ExceptionRenderer(_told)
+        after += [told, structlog.processors.JSONRenderer()]
     else:
-        plain = structlog.dev.plain_traceback  # others show the values of variables: prompts, keys
         colours = stream.isatty()
         after += [
             structlog.dev.ConsoleRenderer(
-                colors=colours, exception_formatter=plain, sort_keys=False, pad_event_to=0
+                colors=colours,
+                exception_formatter=_tell,
+                sort_keys=False,
+                pad_event_to=0,
             )
         ]
     handler = logging.StreamHandler(stream)
@@ -57,6 +63,27 @@ def about_request(request_id: str, trace: str | None = None) -> None:
 def while_about(request_id: str, trace: str | None = None) -> AbstractContextManager[None]:
     """Let the lines within be about a request."""
     return bound_contextvars(request_id=request_id, trace_id=trace_id(trace))
+
+
+def _tell(stream: TextIO, exc_info: ExcInfo) -> None:
+    stream.write(f"\n{_told(exc_info)}")
+
+
+def _told(exc_info: ExcInfo) -> str:
+    """Return an error with its traceback, and no values: they may be prompts or keys."""
+    return "".join(_lines(TracebackException(*exc_info, compact=True))).rstrip("\n")
+
+
+def _lines(error: TracebackException) -> Iterator[str]:
+    context = None if error.__suppress_context__ else error.__context__
+    before = error.__cause__ or context
+    for one in [*([before] if before else ()), *(error.exceptions or ())]:
+        yield from _lines(one)
+        yield "\nDuring handling of the above exception, another exception occurred:\n\n"
+    yield "Traceback (most recent call last):\n"
+    yield from error.stack.format()
+    # below a message's first line libraries show values: a statement's parameters, a row, an input
+    yield f"{next(error.format_exception_only()).splitlines()[0]}\n"
 
 
 def _request_id_always(logger: object, method: str, line: Line) -> Line:

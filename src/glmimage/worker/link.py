@@ -28,6 +28,7 @@ from ..evaluation.judge import Reads
 from ..files import FileStore, open_file_store
 from ..jobs import Claim, JobStore, Prior, Stage, StoreUnavailable
 from ..policy.picture_check import PictureChecker
+from ..telemetry.logs import while_about
 from ..telemetry.tracing import Values, open_tracer
 from ..types import GenerationRequest
 from .job_in_hand import JobInHand
@@ -285,7 +286,8 @@ class StoreLink:
                 # one that is about to end may have ended while the heartbeat was on its way
                 ours = held is not None and held.claim is claim and not held.leaving
                 if claim.job.id in beat.lost and ours:
-                    log.warning("Job %s is another worker's by now.", claim.job.id)
+                    with while_about(claim.job.id, claim.job.trace_context):
+                        log.warning("Job %s is another worker's by now.", claim.job.id)
                     self.drop(claim.job.id)
 
     async def _watch_cancel(self) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ..engine.engine import Engine
 from ..jobs import Prior
+from ..telemetry.logs import while_about
 from ..types import (
     DenoiseStep,
     Event,
@@ -194,7 +195,8 @@ class Painter:
         try:
             image = self.engine.preview(event)
         except Exception:
-            log.exception("a preview of job %s failed", event.request_id)
+            with while_about(event.request_id):
+                log.exception("a preview of job %s failed", event.request_id)
         else:
             if image is None:
                 return  # what comes next may be shown

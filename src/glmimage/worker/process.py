@@ -15,8 +15,11 @@ from types import FrameType
 from typing import Any
 
 from ..config import Settings
+from ..errors import GlmImageError
 from ..jobs.records import Stage
+from ..lora import check_lora_dir
 from ..policy.picture_check import PictureChecker
+from ..types import Failed
 from .link import Begin, Drop, Message, Profile, Stop, StoreLink
 from .painter import Painter
 
@@ -39,6 +42,7 @@ def run_worker(
 
     Raise GlmImageError when the model or the store cannot be opened.
     """
+    check_lora_dir(settings.lora_dir)
     inbox = inbox or SimpleQueue()
     profile = Profile(tuple(stages), settings.model)
     link = StoreLink(settings, profile, inbox, checker)
@@ -94,6 +98,13 @@ class Worker:
     def run(self) -> int:
         """Paint until told to stop, and until what is in hand is finished or handed back."""
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        try:
+            return self._paint()
+        except Exception as error:
+            self._fail_all(error)
+            raise
+
+    def _paint(self) -> int:
         while True:
             self._last_step = time.monotonic()
             self._take_messages()
@@ -136,6 +147,12 @@ class Worker:
             if self.painter.seconds_left(job_id) > left_s:
                 self.painter.drop(job_id)
                 self.link.send(job_id, "hand back")
+
+    def _fail_all(self, error: Exception) -> None:
+        """Count the attempt: a job that ends every worker must not go round for ever."""
+        for job_id in self.painter.in_hand:
+            reason = f"The worker ended with {type(error).__name__}: {error}."
+            self.link.send(job_id, Failed(job_id, GlmImageError(reason)))
 
     def _watch(self) -> None:
         """End a process whose engine hangs; the leases run out, and others take its jobs."""

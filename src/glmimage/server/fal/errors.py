@@ -49,7 +49,7 @@ class WireError(Exception):
     def __init__(
         self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(f"{status} {body}")
+        super().__init__(f"{status}")  # the body may repeat the input, and this comes into logs
         self.status = status
         self.body = dict(body)
         self.headers = dict(headers or {})

@@ -213,9 +213,12 @@ function Banner({ server }) {
   if (!server.reached) {
     return html`<div class="banner bad" role="alert"><${Icon} name="warn" /><p><strong>The server does not answer.</strong> What was sent is kept there. This page goes on by itself when it is back.</p></div>`;
   }
-  if (!server.ready) return html`<div class="banner" role="status"><${Icon} name="warn" /><p><strong>Nobody can paint yet.</strong> ${server.reason} What you send waits.</p></div>`;
+  if (!server.ready) return html`<div class="banner" role="status"><${Icon} name="warn" /><p><strong>Nobody can paint yet.</strong> ${withCode(server.reason)} What you send waits.</p></div>`;
   return null;
 }
+
+/** Show what stands in backticks as code. */
+const withCode = (text) => text.split("`").map((part, index) => (index % 2 ? html`<code>${part}</code>` : part));
 
 function Welcome({ change }) {
   return html`<section class="welcome">

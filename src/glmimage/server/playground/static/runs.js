@@ -7,6 +7,8 @@ import { measuredStep, readLogs } from "./progress.js";
 import { sizeOf } from "./sizes.js";
 
 const PACE_NAME = "glmimage.pace";
+const NOT_SENT = "It was not sent. Press Try again when the server is back.";
+const NO_ANSWER = "The server may have taken it or not. Press Try again when it is back; if it was taken, it is then painted twice.";
 const ACTIVE = new Set(["uploading", "queued", "running"]);
 let runs = [];
 const carried = new Map(); // by run: its references with their files, which no reload outlives
@@ -106,9 +108,10 @@ async function send(id, references) {
       await submit(id, references);
     } catch (error) {
       const failure = explain(error);
-      // only a request that was sent is taken up again by the page itself
-      if (failure.kind === "offline") failure.text = "It was not sent. Press Try again when the server is back.";
-      if (runs.some((one) => one.id === id && isActive(one))) fail(id, failure);
+      const failed = runs.find((one) => one.id === id && isActive(one));
+      // only a request whose id is known is taken up again by the page itself
+      if (failure.kind === "offline") failure.text = failed?.state === "uploading" ? NOT_SENT : NO_ANSWER;
+      if (failed) fail(id, failure);
     }
     const run = runs.find((one) => one.id === id);
     if (run) await saveRun(run).catch(() => {}); // other tabs read it as soon as it is let go
