@@ -31,7 +31,7 @@ demo: setup
 
 # two at a time: each that starts a service has a port, a folder and a database of its own
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20 --durations-min 8
 
 lint: setup
 	$(BIN)/ruff check .

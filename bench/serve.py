@@ -29,10 +29,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import uvloop
@@ -168,19 +168,29 @@ async def poll_for(
     return took
 
 
+class Timed(NamedTuple):
+    """Seconds of each repetition: as a whole, and without the stages that its result times."""
+
+    whole: list[float]
+    around: list[float]
+
+    def add(self, seconds: float, timings: Mapping[str, float], suffix: str = "") -> None:
+        """Note one repetition; the suffix is that of the stages' names."""
+        self.whole.append(seconds)
+        painting = sum(timings[f"{stage}{suffix}"] for stage in ("prior", "denoise", "decode"))
+        self.around.append(seconds - painting)
+
+
 async def run_against_engine(
     address: dict[str, Any], model: Path, repeats: int
-) -> tuple[list[float], list[float], list[float]]:
-    """Time the same request through `run` and in an engine here, in turn; seeds differ.
-
-    Return both, and what of each `run` was not spent on painting, as its own result tells.
-    """
+) -> tuple[Timed, Timed]:
+    """Time the same request through `run` and in an engine here, in turn; seeds differ."""
     from glmimage import GenerationRequest, Pipeline
     from glmimage.engine.engine import Engine
     from glmimage.types import PictureReady
 
     engine = Engine(Pipeline.load(model).stages)
-    through, direct, around = [], [], []
+    through, direct = Timed([], []), Timed([], [])
     async with connections(address, 1, tls=False) as (connection,):
         while (await connection.call("GET", "/health/ready"))[0] != 200:
             await asyncio.sleep(0.1)
@@ -189,21 +199,22 @@ async def run_against_engine(
             began = time.perf_counter()
             body = json.dumps({**REQUEST, "seed": seed}).encode()
             status, answer = await connection.call("POST", f"/run/{APP}", body)
-            through.append(time.perf_counter() - began)
+            seconds = time.perf_counter() - began
             assert status == 200, answer
-            timings = json.loads(answer)["timings"]
-            painted = sum(timings[stage] for stage in ("prior", "denoise", "decode"))
-            around.append(through[-1] - painted)
+            if index >= 0:  # the first three warm up
+                through.add(seconds, json.loads(answer)["timings"])
             began = time.perf_counter()
             engine.add_request(
                 GenerationRequest(
                     str(REQUEST["prompt"]), width=512, height=512, num_inference_steps=10, seed=seed
                 )
             )
-            while not any(isinstance(event, PictureReady) for event in engine.step()):
-                pass
-            direct.append(time.perf_counter() - began)
-    return through[3:], direct[3:], around[3:]  # the first three warm up
+            painted = None
+            while painted is None:
+                painted = next((e for e in engine.step() if isinstance(e, PictureReady)), None)
+            if index >= 0:
+                direct.add(time.perf_counter() - began, painted.timings, "_s")
+    return through, direct
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -252,16 +263,19 @@ def with_worker(options: argparse.Namespace, folder: Path, model: Path) -> Itera
     server = Server(folder, model, 1)
     try:
         address = server.address()
-        through, direct, around = uvloop.run(run_against_engine(address, model, options.repeats))
+        through, direct = uvloop.run(run_against_engine(address, model, options.repeats))
         case = f"run, toy checkpoint, 512x512, 10 steps, {options.repeats} times"
-        yield row(case, "engine p50 ms", statistics.median(direct) * 1e3)
-        yield row(case, "run p50 ms", statistics.median(through) * 1e3)
-        added = (statistics.median(through) - statistics.median(direct)) * 1e3
-        yield row(case, "added p50 ms", added, 30)
-        tail = (percentile(through, 0.99) - percentile(direct, 0.99)) * 1e3
-        yield row(case, "added p99 ms", tail)
-        yield row(case, "of run not painting, p50 ms", statistics.median(around) * 1e3)
-        yield row(case, "of run not painting, p99 ms", percentile(around, 0.99) * 1e3)
+        yield row(case, "engine p50 ms", statistics.median(direct.whole) * 1e3)
+        yield row(case, "run p50 ms", statistics.median(through.whole) * 1e3)
+        added = statistics.median(through.whole) - statistics.median(direct.whole)
+        yield row(case, "added p50 ms", added * 1e3, 30)
+        tail = percentile(through.whole, 0.99) - percentile(direct.whole, 0.99)
+        yield row(case, "added p99 ms", tail * 1e3)
+        # painting differs from run to run by more than what a service adds to it
+        around = statistics.median(through.around) - statistics.median(direct.around)
+        yield row(case, "added beside the stages, p50 ms", around * 1e3)
+        tail = percentile(through.around, 0.99) - percentile(direct.around, 0.99)
+        yield row(case, "added beside the stages, p99 ms", tail * 1e3)
     finally:
         server.stop()
 

@@ -58,6 +58,7 @@ PICTURE_SIZES = (  # width, height in px: the presets, then what lies between
     ((1088, 1920), 0.2),
 )
 LEAST_CONTRAST = 60  # in luminance, of the ink against what is behind it
+SHORT_WORD = 3
 LARGE_GRID_COLUMNS = 22  # from here on headlines are set in display type where they fit
 
 
@@ -275,22 +276,29 @@ def contrasting_ink(name: str) -> str:
 
 
 def stack(text: str, max_chars: int) -> list[str]:
-    """Set every word on a line of its own; a word longer than a line is cut.
+    """Set every word on a line of its own, but for words that follow one of at most SHORT_WORD characters.
 
     Whether a line goes on can then be read off the letters before: the prior reads the prompt from the left, where no
-    letter knows how long the next word is.
+    letter knows how long the next word is. Short words alone on a line are found badly: too many are alike.
     """
-    return [word[i : i + max_chars] for word in text.split() for i in range(0, len(word), max_chars)]
+    return _fill(text, max_chars, SHORT_WORD)
 
 
 def wrap(text: str, max_chars: int) -> list[str]:
-    """Break a text into lines as full as possible; a word longer than a line is cut."""
+    """Break a text into lines as full as possible."""
+    return _fill(text, max_chars, max_chars)
+
+
+def _fill(text: str, max_chars: int, goes_on_to: int) -> list[str]:
+    """Break a text; lines of at most `goes_on_to` characters go on where they can. Words longer than a line are cut."""
     lines: list[str] = []
-    for piece in stack(text, max_chars):
-        if lines and len(lines[-1]) + 1 + len(piece) <= max_chars:
-            lines[-1] += " " + piece
-        else:
-            lines.append(piece)
+    for word in text.split():
+        for start in range(0, len(word), max_chars):
+            piece = word[start : start + max_chars]
+            if lines and len(lines[-1]) <= goes_on_to and len(lines[-1]) + 1 + len(piece) <= max_chars:
+                lines[-1] += " " + piece
+            else:
+                lines.append(piece)
     return lines
 
 

@@ -79,7 +79,10 @@ def test_words_are_stacked_where_there_is_room(recipe):
         "Lantern",
         "Market",
     ]
-    crowded = recipe.Content("a b c d e f g h i j k l")
+    short = recipe.Content("Up to 50% off every day")
+    stacked = [line.text for line in recipe.typeset(short, 16, 16).lines]
+    assert stacked == ["Up to", "50% off", "every", "day"]
+    crowded = recipe.Content("aaaa bbbb cccc dddd eeee ffff gggg hhhh iiii")
     texts = [line.text for line in recipe.typeset(crowded, 16, 16).lines]
     assert " ".join(texts) == crowded.headline
     assert any(" " in text for text in texts)

@@ -27,6 +27,8 @@ from .link import Begin
 from .outcome import Preview, num_previews
 from .report import Report, StageDone
 
+REPORT_S = 0.5
+"""The engine's figures are passed on so often, and when nothing is in hand; a step takes ms."""
 PRIOR_SHARE = 0.3
 """Of a job's progress; the rest is denoise."""
 PRIOR_LOG_STEP = 0.1
@@ -98,6 +100,7 @@ class Painter:
         self.engine, self.link, self.paints = engine, link, paints
         self.in_hand: dict[str, _Progress] = {}
         self._step_began = time.time()
+        self._reported = time.monotonic()
 
     def begin(self, message: Begin) -> None:
         """Take a job on."""
@@ -115,12 +118,12 @@ class Painter:
         """Forget a job."""
         self.in_hand.pop(job_id, None)
         self.engine.abort(job_id)
+        self._report()
 
     def step(self) -> None:
         """Let the engine do one step, and pass its events on."""
         self._step_began = time.time()
         events = self.engine.step()
-        self.link.report.take(self.engine.take_figures())
         for event in events:
             if event.request_id in self.in_hand:
                 self._handle(event)
@@ -133,6 +136,12 @@ class Painter:
         for job_id in {event.request_id for event in events} & self.in_hand.keys():
             if job_id not in self.engine.scheduler:
                 del self.in_hand[job_id]
+        if not self.in_hand or time.monotonic() - self._reported >= REPORT_S:
+            self._report()
+
+    def _report(self) -> None:
+        self._reported = time.monotonic()
+        self.link.report.take(self.engine.take_figures())
 
     def seconds_left(self, job_id: str) -> float:
         """Estimate how long a job is still worked on; inf before there is a pace to go by."""
