@@ -252,7 +252,8 @@ def check(num_workers: int, number: int, load: float) -> Iterator[Row]:
     took = [finished - created for created, _, finished, _ in real]
     model_waits = [(r.started or 0) - r.arrived for r in requests]
     model_took = [(r.ended or 0) - r.arrived for r in requests]
-    case = f"{num_workers} workers, {number} requests, load {load:g}"
+    workers = "worker" if num_workers == 1 else "workers"
+    case = f"{num_workers} {workers}, {number} requests, load {load:g}"
     pairs = [("wait", waits, model_waits), ("until the picture", took, model_took)]
     for what, ours, theirs in pairs:
         for metric, of in (("mean", statistics.fmean), ("median", statistics.median), ("max", max)):
@@ -341,7 +342,7 @@ def main() -> None:
             others = [
                 row
                 for row in json.loads(file.read_text())["rows"]
-                if not row["case"].startswith(f"check: {options.workers} workers")
+                if not row["case"].startswith(f"check: {options.workers} worker")
             ]
             written = result | {"rows": sorted(others + rows, key=lambda row: row["case"])}
         file.write_text(json.dumps(written, indent=1) + "\n")

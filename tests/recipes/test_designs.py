@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,3 +87,26 @@ def test_words_are_stacked_where_there_is_room(recipe):
     texts = [line.text for line in recipe.typeset(crowded, 16, 16).lines]
     assert " ".join(texts) == crowded.headline
     assert any(" " in text for text in texts)
+
+
+def test_drawn_pictures_are_kept_for_the_recipe_that_drew_them(
+    recipe, codebook, tmp_path, monkeypatch
+):
+    """Their prompts are made again from their numbers."""
+    monkeypatch.syspath_prepend(str(RECIPE))
+    import latents
+
+    monkeypatch.setattr(latents, "CAPACITY", {("design", 16): 4})
+    zeros = [0.0] * 16
+    vae = SimpleNamespace(config=SimpleNamespace(latents_mean=zeros, latents_std=zeros))
+
+    def opened(words):
+        return latents.LatentStore("design", 16, vae, codebook, words, tmp_path)
+
+    first = opened(WORDS)
+    first.tokens[:] = 7
+    first.count_path.write_text(f"3 {first.recipe}")
+    again = opened(WORDS)
+    assert (len(again), int(again.tokens.max())) == (3, 7)
+    other = opened([word.upper() + "x" for word in WORDS])
+    assert (len(other), int(other.tokens.max())) == (0, 0)

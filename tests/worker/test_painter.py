@@ -1,4 +1,4 @@
-"""When previews are made, and of what; the engine is real, the store's half writes a list."""
+"""What the painter makes known, and when; the engine is real, the store's half writes a list."""
 
 from math import inf
 from types import SimpleNamespace
@@ -11,6 +11,7 @@ from glmimage.engine.engine import Engine
 from glmimage.pipeline import decode
 from glmimage.stages import Stages
 from glmimage.types import GenerationRequest, PictureReady
+from glmimage.worker import painter as painter_module
 from glmimage.worker.link import Begin
 from glmimage.worker.outcome import Preview
 from glmimage.worker.painter import Painter
@@ -156,3 +157,22 @@ def test_what_a_step_expects_is_where_its_velocity_leads(stages):
             made = np.asarray(event.image)
     (again,) = decode(stages.decode(), picture.expected[None])
     assert np.array_equal(np.asarray(again), made)
+
+
+@pytest.mark.parametrize(("every_s", "reports"), [(0.0, range(STEPS, 10_000)), (1e6, range(1, 2))])
+def test_the_engines_figures_are_passed_on_now_and_then_and_at_the_end(
+    stages, monkeypatch, every_s, reports
+):
+    """All of them either way; at every step they would slow the painting."""
+    monkeypatch.setattr(painter_module, "REPORT_S", every_s)
+    taken, told = [], List()
+    told.report.take = taken.append
+    painter = Painter(Engine(stages), told)
+    job = SimpleNamespace(id="j", input={})
+    asked = GenerationRequest("A sign 'OPEN'", 512, 512, STEPS, seed=3)
+    painter.begin(Begin(SimpleNamespace(job=job), asked, ()))
+    while painter.in_hand:
+        painter.step()
+    assert len(taken) in reports
+    steps = sum(size * times for figures in taken for size, times in figures.pictures.items())
+    assert steps == STEPS
