@@ -17,10 +17,12 @@ def test_gone_and_back(visit, service, shoot):
     page.wait_for_selector("text=The server does not answer.")
     page.wait_for_selector("text=Waiting for the server to come back")
     shoot(page, "22-server-gone")
-    service.start(*service.same_addresses(), wait_for="page")
+    service.start(*service.same_addresses(), "--workers", "0", wait_for="page")
     page.wait_for_selector("text=Nobody can paint yet.")
     assert page.locator(".banner code").inner_text() == "glmimage worker"
     shoot(page, "23-no-worker")
+    service.kill()
+    service.start(*service.same_addresses(), wait_for="page")
     page.wait_for_selector(".finished img")
     page.wait_for_selector(".banner", state="detached")  # with the next look at the server
 

@@ -22,8 +22,10 @@ from .errors import StoreUnavailable
 MIGRATION_LOCK = 0x676C6D00
 PLANS = {
     "jit": "off",  # compiling takes longer than any query
-    # a plan is kept, so it must not be made for the few jobs that there were then
+    # a plan is kept, so it must not be made for the few jobs that there were then:
+    # neither by reading all, nor by putting in order what an index does not give in order
     "enable_seqscan": "off",
+    "enable_sort": "off",
     "plan_cache_mode": "force_generic_plan",
 }
 NAME = {"application_name": "glmimage"}
