@@ -368,9 +368,10 @@ def typeset(content: Content, rows: int, columns: int) -> Design:
 def plan_tokens(content: Content, design: Design) -> np.ndarray:
     """Return the small grid, int64 (rows, columns): ink and colour, then two rows a line, from top to bottom.
 
-    A line's first row gives its number, spells it in small type and tells its length; the second says style, size,
-    place, alignment and the rows left empty above it, then the number again, the column at which it begins, and the
-    rows left empty below it or that it is the last.
+    A line's first row gives its number, spells it in small type and tells its length, then goes on to the next line's
+    letters and length as far as there is room, while it is known where in the prompt they are; the second says style,
+    size, place, alignment and the rows left empty above it, then the number again, the column at which it begins, and
+    the rows left empty below it or that it is the last. The rows that remain count down to the picture.
     """
     rows, columns = small_grid(design.num_rows, design.num_columns)
     color = COLORS.index(content.color)
@@ -380,15 +381,18 @@ def plan_tokens(content: Content, design: Design) -> np.ndarray:
     if not design.lines:
         return tokens
     tokens[0] = message(color, INK + COLORS.index(content.ink))
+    for row in range(2 * len(design.lines) + 1, rows):
+        own = int(tokens[row, 0]) - FIRST_BACKGROUND
+        tokens[row, 0] = message(own, ROWS + min(rows - 1 - row, MAX_ROWS))
     places = [place for *_, place, _ in _break_lines(content, design.num_rows, design.num_columns)]
     ends = [0, *(line.row + line.num_rows for line in design.lines)]
     gaps = [line.row - end for line, end in zip(design.lines, ends, strict=False)]
     above = [ROWS + min(gap, MAX_ROWS) for gap in gaps]
     below = [*above[1:], LAST]
     for i, (line, place) in enumerate(zip(design.lines, places, strict=True)):
-        spelt = [_plain(color) if c == " " else text_token(c, "small", 0, 0, "sans") for c in line.text]
         number = message(color, LINE + i)
-        tokens[2 * i + 1, : len(spelt) + 2] = [number, *spelt, LENGTH + min(len(spelt), MAX_LENGTH) - 1]
+        spelt = [number, *(t for follows in design.lines[i : i + 2] for t in _spell(follows.text, color))][:columns]
+        tokens[2 * i + 1, : len(spelt)] = spelt
         tokens[2 * i + 2, :8] = [
             STYLE + STYLES.index(line.style),
             SIZE + SIZES.index(line.size),
@@ -402,8 +406,11 @@ def plan_tokens(content: Content, design: Design) -> np.ndarray:
     return tokens
 
 
-def _plain(color: int) -> int:
-    return FIRST_BACKGROUND + color
+def _spell(text: str, color: int) -> list[int]:
+    """Return the letters in small type, then the length."""
+    plain = FIRST_BACKGROUND + color
+    letters = [plain if c == " " else text_token(c, "small", 0, 0, "sans") for c in text]
+    return [*letters, LENGTH + min(len(text), MAX_LENGTH) - 1]
 
 
 def _shapes(content: Content, rows: int, columns: int, lines: list[Line]) -> tuple[Shape, ...]:

@@ -47,11 +47,11 @@ FIRST_CELL = 12.0
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 # kind: sequence length, batch size, share of the steps
 KINDS = {
-    "plan": (464, 14, 0.42),  # the rows of the plan that are written on
-    "rows": (848, 8, 0.30),  # those, and rows of the picture
-    "square": (784, 6, 0.08),  # all of both grids at 512 x 512
-    "whole": (1600, 3, 0.06),  # all of both grids, any size
-    "edit": (928, 5, 0.14),  # one or two sources and the picture asked for
+    "plan": (512, 14, 0.40),  # the rows of the plan that are written on, and its last ones
+    "rows": (928, 8, 0.30),  # those, and rows of the picture
+    "square": (784, 6, 0.09),  # all of both grids at 512 x 512
+    "whole": (1600, 3, 0.09),  # all of both grids, any size
+    "edit": (928, 5, 0.12),  # one or two sources and the picture asked for
 }
 
 
@@ -259,10 +259,17 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     told = ~in_plan & (said >= 0) & (ids < CODEBOOK_SIZE)
     weights[told] = np.maximum(weights[told], 1.0)
     weights[~sequence.is_target] = 0
+    weights[_after_a_gap(sequence)] = 0
     for first in (start, start + num_planned):  # of each grid: they alone decide colour and ink
         if first < len(ids):
             weights[first] = FIRST_CELL
     return weights
+
+
+def _after_a_gap(sequence: Sequence) -> np.ndarray:
+    """Find the first cells of kept rows behind rows that were left out: what stands before them tells another row."""
+    time, y, _ = sequence.positions
+    return (time == np.roll(time, 1)) & (y > np.roll(y, 1) + 1)
 
 
 class Samples:
@@ -305,7 +312,8 @@ class Samples:
         grid = (16, 16) if kind == "square" or rng.random() < 0.4 else random_grid(rng)
         design = typeset(content, *grid)
         plan = plan_tokens(content, design)
-        written = np.arange(len(plan)) < 2 * len(design.lines) + 2
+        rows = np.arange(len(plan))
+        written = (rows < 2 * len(design.lines) + 3) | (rows >= len(plan) - 2)
         if kind == "plan":
             grids, kept = [plan], [written]
         else:
@@ -316,18 +324,17 @@ class Samples:
 
 
 def _rows_that_decide(rng: random.Random, design: Design) -> np.ndarray:
-    """Keep the first two rows, and of every line its first and last row and the rows around it."""
+    """Keep the first three rows, and of every line its first and last row and the rows around it."""
     kept = np.zeros(design.num_rows, bool)
-    kept[:2] = True
+    kept[:3] = True
     for line in design.lines:
         end = line.row + line.num_rows
         kept[max(line.row - 1, 0) : line.row + 1] = True
         kept[end - 1 : end + 1] = True  # what follows is written below the line itself
         if rng.random() < 0.2:
             kept[line.row : end] = True
-    if design.shapes:
-        first = rng.randrange(design.num_rows)
-        kept[first : first + 2] = True
+    first = rng.randrange(design.num_rows)  # shapes go on, and counts to the next line
+    kept[first : first + 2] = True
     return kept
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from links import read_back
+from type_tokens import LENGTH, STYLE
 
 from glmimage import GenerationRequest, Pipeline
 from glmimage.engine.engine import Engine
@@ -38,8 +39,12 @@ def write_grids(model: str, rows: list[Row]) -> list[tuple[np.ndarray, np.ndarra
 
 
 def plan_lines(plan: np.ndarray) -> list[str]:
-    """Read the lines that a plan spells: every second row, from the second on."""
-    return [line for row in range(1, len(plan), 2) for line in read_back(plan[row : row + 1])]
+    """Read the lines that a plan spells: every second row, from the second on, up to where it tells the length."""
+    lines = []
+    for row in plan[1::2]:
+        ends = np.flatnonzero((row >= LENGTH) & (row < STYLE))
+        lines += read_back(row[None, : ends[0] if len(ends) else None])
+    return lines
 
 
 def main() -> None:

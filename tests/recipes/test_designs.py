@@ -47,6 +47,10 @@ def test_a_palette_colour_is_named_by_its_own_token(recipe, codebook):
 
 @pytest.mark.parametrize("grid", [(16, 16), (32, 32), (18, 32), (24, 16)])
 def test_the_plan_spells_the_lines_under_the_numbers_that_the_picture_gives(recipe, codebook, grid):
+    def read(tokens):
+        named = recipe.NAMES.char[tokens]
+        return "".join(" " if char < 0 else recipe.CHARS[char] for char in named)
+
     numbered = 0
     for seed in range(60):
         content = recipe.random_content(seed, WORDS)
@@ -56,21 +60,44 @@ def test_the_plan_spells_the_lines_under_the_numbers_that_the_picture_gives(reci
         plan, picture = recipe.plan_tokens(content, design), recipe.prior_tokens(design, codebook)
         said = np.where(recipe.NAMES.message[plan] >= 0, recipe.NAMES.message[plan], -1)
         ends = said[2::2, 7][: len(design.lines)]
+        remaining = said[2 * len(design.lines) + 1 :, 0]
+        if design.lines:
+            assert list(remaining - recipe.ROWS) == list(range(len(remaining)))[::-1]
         assert list(ends == recipe.LAST) == [False] * (len(ends) - 1) + [True] * bool(len(ends))
         for number, line in enumerate(design.lines):
             assert said[2 * number + 1, 0] == said[2 * number + 2, 5] == recipe.LINE + number
-            spelt = plan[2 * number + 1, 1 : 1 + len(line.text)]
-            letters = [
-                recipe.CHARS[recipe.NAMES.char[t]] if t < recipe.NUM_TEXT_TOKENS else " "
-                for t in spelt
-            ]
-            assert "".join(letters) == line.text
+            assert read(plan[2 * number + 1, 1 : 1 + len(line.text)]) == line.text
+            length, follows = np.split(plan[2 * number + 1, 1 + len(line.text) :], [1])
+            assert length == recipe.LENGTH + len(line.text) - 1
+            after = design.lines[number + 1].text if number + 1 < len(design.lines) else ""
+            told = read(follows)[: len(after)]
+            assert told == after[: len(told)]
+            if len(after) < len(follows):
+                ending = recipe.LENGTH + len(after) - 1
+                assert (follows[len(after)] == ending) == bool(after)
             assert said[2 * number + 2, 6] == recipe.COLUMNS + line.column - 1
             above = recipe.NAMES.message[picture[line.row - 1, 0]]
             if line.row > 1:  # the first row names the ink
                 assert above == recipe.LINE + number
                 numbered += 1
     assert numbered > 50
+
+
+def test_the_first_cell_behind_a_gap_is_not_learnt(recipe, codebook, monkeypatch):
+    """What stands before it belongs to a row that is not its neighbour."""
+    monkeypatch.syspath_prepend(str(RECIPE))
+    import prior
+
+    samples, gaps = prior.Samples(codebook, WORDS), 0
+    for seed in range(20):
+        sequence, num_planned = samples.sequence(seed, "rows")
+        weights = prior.importance(sequence, num_planned)
+        time, row, column = sequence.positions
+        for i in np.flatnonzero(sequence.is_target & (column == time)):
+            is_behind_a_gap = time[i] == time[i - 1] and row[i] != row[i - 1] + 1
+            gaps += is_behind_a_gap
+            assert (weights[i] == 0) == is_behind_a_gap, i
+    assert gaps > 20
 
 
 def test_words_are_stacked_where_there_is_room(recipe):
