@@ -24,7 +24,8 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).parent.parent
-PROMPT, SEED, STEPS = "A poster with the headline 'OPEN'", "7", "12"
+PROMPT = "A poster with the headline 'OPEN DAY' and below it 'Saturday 10 am'"
+SEED, STEPS = "8", "12"
 WAIT_MS = 300_000
 LOADED = (
     "() => { const one = document.querySelector('.finished img');"
