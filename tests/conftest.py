@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ ROOT = Path(__file__).parents[1]
 
 # tests of downloads talk to a hub of their own, and say themselves when they are offline
 os.environ.pop("HF_HUB_OFFLINE", None)
+# where a shell's background job runs the tests, and what they start would ignore Ctrl-C as well
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
