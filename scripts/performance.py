@@ -68,18 +68,26 @@ def performance_page(note: str, results: list[Result]) -> str:
 
 
 def readme_table(results: list[Result]) -> str:
-    """Show the newest run of each model on each device, a picture a line."""
-    newest: dict[tuple[str, str], Result] = {}
+    """Show the newest day of each model on each device, a picture a line, of the longest runs."""
+    newest: dict[tuple[str, str], list[tuple[Result, str, dict[str, Result]]]] = {}
     for result in results:
-        if not any(row["metric"] == "end to end" for row in result["rows"]):
-            continue
-        newest.setdefault((result["card"]["model"], result["card"]["device"]), result)
+        card = result["card"]
+        key = card["model"], card["device"]
+        for case, rows in _cases(result).items():
+            if "end to end" not in rows:
+                continue
+            found = newest.setdefault(key, [])
+            if not found or found[0][0]["card"]["date"] == card["date"]:
+                found.append((result, case, rows))
     if not newest:
         return "Nothing is measured yet; `make bench` does it.\n"
     lines = ["| model, machine | picture | prior | denoise | decode | total | diffusers, total |"]
     lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
-    for (model, device), result in newest.items():
-        for case, rows in _cases(result).items():
+    for (model, device), found in newest.items():
+        most = max(_steps(case) for _, case, _ in found)
+        for result, case, rows in found:
+            if _steps(case) < most:
+                continue
             stages = [f"{rows[metric]['ours']:.2f} s" for metric in STAGES]
             theirs = f"{rows['end to end']['upstream']:.2f} s"
             machine = f"{model}, {device}" + (", CPU seconds" if _in_cpu_seconds(result) else "")
@@ -152,6 +160,10 @@ def _share(row: Result) -> str:
 
 def _in_cpu_seconds(result: Result) -> bool:
     return "CPU" in result["card"].get("clock", "")
+
+
+def _steps(case: str) -> int:
+    return int(case.split(" steps")[0].rsplit(" ", 1)[1])
 
 
 def _cases(result: Result) -> dict[str, dict[str, Result]]:
