@@ -71,12 +71,11 @@ def readme_table(results: list[Result]) -> str:
     """Show the newest day of each model on each device, a picture a line, of the longest runs."""
     newest: dict[tuple[str, str], list[tuple[Result, str, dict[str, Result]]]] = {}
     for result in results:
-        card = result["card"]
-        key = card["model"], card["device"]
         for case, rows in _cases(result).items():
             if "end to end" not in rows:
                 continue
-            found = newest.setdefault(key, [])
+            card = result["card"]
+            found = newest.setdefault((card["model"], card["device"]), [])
             if not found or found[0][0]["card"]["date"] == card["date"]:
                 found.append((result, case, rows))
     if not newest:
@@ -163,7 +162,7 @@ def _in_cpu_seconds(result: Result) -> bool:
 
 
 def _steps(case: str) -> int:
-    return int(case.split(" steps")[0].rsplit(" ", 1)[1])
+    return int(case.split(" steps", maxsplit=1)[0].rsplit(" ", 1)[1])
 
 
 def _cases(result: Result) -> dict[str, dict[str, Result]]:
