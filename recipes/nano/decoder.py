@@ -8,6 +8,7 @@ steps (45 minutes), .23 after 1700 (two hours).
 """
 
 import argparse
+import itertools
 import random
 import tempfile
 from dataclasses import dataclass
@@ -18,10 +19,22 @@ import torch
 import torch.nn.functional as F
 from designs import PICTURE_SIZES, load_codebook, load_words
 from diffusers import AutoencoderKL, GlmImageTransformer2DModel
-from latents import CAPACITY, MIX, Crop, LatentStore
+from latents import CAPACITY, MIX, Drawer, LatentStore
 from layout import VISION_VOCAB_SIZE
 from torch import nn
-from training import CODEBOOK, DEVICE, DTYPE, RUNS, Average, Muon, Run, autocast, compiled, split_parameters
+from training import (
+    CODEBOOK,
+    DEVICE,
+    DTYPE,
+    RUNS,
+    Average,
+    Muon,
+    Run,
+    autocast,
+    compiled,
+    in_processes,
+    split_parameters,
+)
 from transformers import T5Config, T5EncoderModel
 from type_tokens import CODEBOOK_SIZE, COLORS, NAMES, NUM_TEXT_TOKENS
 
@@ -141,13 +154,13 @@ class Decoder(nn.Module):
         """
         valid = owner >= 0
         states = self.glyphs(ids, attention_mask=valid.long()).last_hidden_state
-        embeds = states.new_zeros(batch, NUM_GLYPH_TOKENS, states.shape[-1])
-        mask = torch.zeros(batch, NUM_GLYPH_TOKENS, dtype=torch.bool, device=ids.device)
-        for i in range(batch):
-            mine = states[owner == i][:NUM_GLYPH_TOKENS]
-            embeds[i, : len(mine)] = mine
-            mask[i, : len(mine)] = True
-        return embeds, mask
+        states, owner = states[valid], owner[valid]  # picture by picture
+        counts = owner.bincount(minlength=batch)
+        place = torch.arange(len(owner), device=ids.device) - (counts.cumsum(0) - counts)[owner]
+        embeds = states.new_zeros(batch, NUM_GLYPH_TOKENS + 1, states.shape[-1])  # the last: what finds no room
+        embeds = embeds.index_put((owner, place.clamp(max=NUM_GLYPH_TOKENS)), states)
+        mask = torch.arange(NUM_GLYPH_TOKENS, device=ids.device) < counts[:, None]
+        return embeds[:, :NUM_GLYPH_TOKENS], mask
 
     def forward(
         self, noisy, glyph_embeds, glyph_mask, tokens, keep_prior, timestep, target_size, reference=None
@@ -221,7 +234,10 @@ def _rotate(h, cos, sin, num_text):
 
 
 def glyph_batch(prompts: list[str], rng: random.Random, drop: float):
-    """Return ids (N, L) and owner (N, L) of the quoted strings of prompts, under the reference's padding rule."""
+    """Return ids (N, L) and owner (N, L), numpy, of the quoted strings of prompts, padded as the reference does.
+
+    drop: the share of pictures without their quoted texts.
+    """
     rows = []
     for i, prompt in enumerate(prompts):
         texts = [""] if rng.random() < drop else get_glyph_texts(prompt) or [""]
@@ -231,7 +247,7 @@ def glyph_batch(prompts: list[str], rng: random.Random, drop: float):
     ids, owner = np.zeros((len(rows), length), np.int64), np.full((len(rows), length), -1)
     for row, (i, values) in enumerate(rows):
         ids[row, : len(values)], owner[row, : len(values)] = values, i
-    return torch.from_numpy(ids), torch.from_numpy(owner)
+    return ids, owner
 
 
 def noisy_batch(latents, rng: torch.Generator, mu: torch.Tensor, progress: float):
@@ -240,13 +256,13 @@ def noisy_batch(latents, rng: torch.Generator, mu: torch.Tensor, progress: float
     What a token means is learnt where there is most noise, clean areas where there is little: u is the larger of two
     uniforms in the first third of the training and for a third of the pictures later, else uniform.
     """
-    batch = len(latents)
-    draws = torch.rand(2, batch, generator=rng)
-    early = progress < 0.35 or torch.rand(batch, generator=rng) < 0.33
-    u = torch.where(torch.as_tensor(early), draws.amax(0), draws[0])
+    batch, device = len(latents), latents.device
+    draws = torch.rand(3, batch, generator=rng, device=device)
+    early = draws[2] < (1.0 if progress < 0.35 else 0.33)
+    u = torch.where(early, draws[:2].amax(0), draws[0])
     u = (u * 1000).ceil().clamp(1, 1000) / 1000
     sigma = (mu * u / (mu * u + 1 - u)).view(-1, 1, 1, 1)
-    noise = torch.randn(latents.shape, generator=rng)
+    noise = torch.randn(latents.shape, generator=rng, device=device)
     return (1 - sigma) * latents + sigma * noise, noise - latents, u * 1000 - 1
 
 
@@ -266,43 +282,52 @@ class Batch:
     timestep: torch.Tensor
     target_size: torch.Tensor
     reference: tuple[torch.Tensor, torch.Tensor] | None
-    prompts: list[str] | None
+    glyphs: tuple[torch.Tensor, torch.Tensor] | None
 
 
-def draw_batch(
-    crop: Crop, store: LatentStore, scale: int, rng: random.Random, noise_rng: torch.Generator, progress: float
-) -> Batch:
-    """Draw crops, the noise they get, and what is left out: one prior in ten, and with it any source."""
-    size = crop.batch * scale
-    all_latents, all_tokens, numbers = store.crops(rng, size, crop.cells)
-    latents, tokens, reference, prompts = all_latents[0], all_tokens[0].to(DEVICE), None, None
-    if crop.kind == "wall":
-        width, height = rng.choices([s for s, _ in PICTURE_SIZES], [w for _, w in PICTURE_SIZES])[0]
-        target_size = torch.tensor([[height, width]] * size).float()
-    else:
-        target_size = torch.tensor([store.grid(n) for n in numbers]).float() * 32
-        prompts = [store.prompt(n) for n in numbers]
-    noisy, velocity, timestep = noisy_batch(latents, noise_rng, shift_of(target_size), progress)
-    keep_prior = (torch.rand(size, generator=noise_rng) > 0.1).float()
-    if crop.kind == "edit":
-        keep_prior = torch.full((size,), float(torch.rand(1, generator=noise_rng) > 0.1))
-        if keep_prior[0]:
-            reference = all_latents[1].to(DEVICE), all_tokens[1].to(DEVICE)
-    moved = (t.to(DEVICE, non_blocking=True) for t in (noisy, velocity, keep_prior, timestep, target_size))
-    noisy, velocity, keep_prior, timestep, target_size = moved
-    return Batch(noisy, velocity, tokens, keep_prior, timestep, target_size, reference, prompts)
+@dataclass(frozen=True)
+class Crops:
+    """Crops of what the stores hold, deterministic by number; latents (P, B, 16, h, w) and tokens (P, B, h/4, w/4)."""
+
+    stores: dict[tuple[str, int], LatentStore]
+    scale: int
+
+    def __call__(self, number: int):
+        """Return crop, latents, tokens, sizes of the pictures they come from (B, 2) in px, and ids of their texts."""
+        rng = random.Random(number)
+        crop = rng.choices(MIX, [m.share for m in MIX])[0]
+        store, size = self.stores[crop.kind, crop.store_cells], crop.batch * self.scale
+        latents, tokens, numbers = store.crops(rng, size, crop.cells)
+        if crop.kind == "wall":
+            width, height = rng.choices([s for s, _ in PICTURE_SIZES], [w for _, w in PICTURE_SIZES])[0]
+            return crop, latents, tokens, np.float32([[height, width]] * size), None
+        glyphs = glyph_batch([store.drawer.prompt(n) for n in numbers], rng, drop=0.15)
+        sizes = np.float32([store.drawer.grid(n) for n in numbers]) * 32
+        return crop, latents, tokens, sizes, glyphs
 
 
-def predict(decoder: Decoder, batch: Batch, rng: random.Random, drop: float) -> torch.Tensor:
-    """Return the velocity (B, 16, h, w), float32; `drop` is the share of pictures without their quoted texts."""
+def add_noise(drawn, noise_rng: torch.Generator, progress: float) -> Batch:
+    """Bring crops to the device with the noise they get; one prior in ten is left out, and with it any source."""
+    crop, latents, tokens, target_size, glyphs = drawn
+    latents, tokens, target_size = (torch.from_numpy(a).to(DEVICE) for a in (latents, tokens, target_size))
+    latents, tokens = latents.float(), tokens.long()
+    noisy, velocity, timestep = noisy_batch(latents[0], noise_rng, shift_of(target_size), progress)
+    share = torch.rand(tokens.shape[1] if crop.kind != "edit" else 1, generator=noise_rng, device=DEVICE)
+    keep_prior = (share > 0.1).float().expand(tokens.shape[1])
+    reference = (latents[1], tokens[1]) if crop.kind == "edit" and keep_prior[0] else None
+    glyphs = glyphs and tuple(torch.from_numpy(a).to(DEVICE) for a in glyphs)
+    return Batch(noisy, velocity, tokens[0], keep_prior, timestep, target_size, reference, glyphs)
+
+
+def predict(decoder: Decoder, batch: Batch) -> torch.Tensor:
+    """Return the velocity (B, 16, h, w), float32."""
     size = len(batch.tokens)
     with autocast():
-        if batch.prompts is None:
+        if batch.glyphs is None:
             states = decoder.glyphs(torch.ones(1, 1, dtype=torch.long, device=DEVICE)).last_hidden_state
             embeds, mask = states.expand(size, -1, -1), None
         else:
-            ids, owner = (t.to(DEVICE) for t in glyph_batch(batch.prompts, rng, drop))
-            embeds, mask = decoder.encode_glyphs(ids, owner, size)
+            embeds, mask = decoder.encode_glyphs(*batch.glyphs, size)
         noisy, tokens, keep_prior = batch.noisy.to(DTYPE), batch.tokens, batch.keep_prior
         out = decoder(noisy, embeds, mask, tokens, keep_prior, batch.timestep, batch.target_size, batch.reference)
     return out.float()
@@ -320,16 +345,17 @@ def validate(decoder: Decoder, store: LatentStore, num: int = 6) -> dict[str, fl
     latents = torch.from_numpy(store.latents[:num, 0].astype(np.float32))
     tokens = torch.from_numpy(store.tokens[:num, 0].astype(np.int64)).to(DEVICE)
     text = spread(tokens < NUM_TEXT_TOKENS).expand_as(latents)
-    size = torch.tensor([store.grid(i) for i in range(num)]).float() * 32
+    size = torch.tensor([store.drawer.grid(i) for i in range(num)]).float() * 32
     noise = torch.randn(latents.shape, generator=rng)
     velocity, result = (noise - latents).to(DEVICE), {}
     for u in (0.99, 0.9, 0.7, 0.4):
         sigma = (shift_of(size) * u / (shift_of(size) * u + 1 - u)).view(-1, 1, 1, 1)
         noisy, time_ = ((1 - sigma) * latents + sigma * noise).to(DEVICE), torch.full((num,), u * 1000 - 1)
-        prompts = [store.prompt(i) for i in range(num)]
+        glyphs = glyph_batch([store.drawer.prompt(i) for i in range(num)], random.Random(0), 0.0)
+        ids, owner = (torch.from_numpy(a).to(DEVICE) for a in glyphs)
         ones, time_ = torch.ones(num, device=DEVICE), time_.to(DEVICE)
-        batch = Batch(noisy, velocity, tokens, ones, time_, size.to(DEVICE), None, prompts)
-        result[f"text_{u}"] = float((predict(decoder, batch, random.Random(0), 0.0) - velocity).square()[text].mean())
+        batch = Batch(noisy, velocity, tokens, ones, time_, size.to(DEVICE), None, (ids, owner))
+        result[f"text_{u}"] = float((predict(decoder, batch) - velocity).square()[text].mean())
     return result
 
 
@@ -339,6 +365,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=360)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scale", type=int, default=1, help="larger batches and more pictures, for a GPU")
+    parser.add_argument(
+        "--processes", type=int, default=0, help="that draw: all pictures beforehand, then crops; 0: a few, then more"
+    )
     parser.add_argument("--pictures", type=int, help="begin with at most so many of a kind, for a dry run")
     parser.add_argument("--name", default="decoder")
     parser.add_argument("--from", dest="source", type=Path, help="weights to begin with, as warm_start.py writes them")
@@ -349,8 +378,8 @@ def main() -> None:
     words, held_out = load_words()
     codebook = load_codebook(CODEBOOK, words)
     vae = AutoencoderKL.from_pretrained(RUNS / "vae").eval().requires_grad_(False).to(DEVICE)
-    stores = {key: LatentStore(*key, vae, codebook, words, RUNS) for key in CAPACITY}
-    check = LatentStore("design", 16, vae, codebook, held_out, Path(tempfile.mkdtemp()))
+    stores = {key: LatentStore(Drawer(*key, codebook, words), RUNS, vae) for key in CAPACITY}
+    check = LatentStore(Drawer("design", 16, codebook, held_out), Path(tempfile.mkdtemp()), vae)
     check.grow_to(6)
     decoder = Decoder(codebook.centres)
     if args.source:
@@ -363,19 +392,20 @@ def main() -> None:
     optimizers = [Muon(matrices, lr=0.01, weight_decay=0.01), torch.optim.AdamW(rest, lr=1.5e-3, betas=(0.9, 0.98))]
     run = Run(args.name, args.minutes, {"decoder": decoder, "average": average}, optimizers)
     for key, least in FIRST_PICTURES.items():
-        stores[key].grow_to(min(least * args.scale, args.pictures or least * args.scale))
+        wanted = stores[key].capacity if args.processes else least * args.scale
+        stores[key].grow_to(min(wanted, args.pictures or wanted), args.processes)
     if not args.eager:  # one block, reused by all: the whole network takes minutes to compile for each shape
         decoder.block = compiled(_block)
-    rng, noise_rng = random.Random(run.num_steps), torch.Generator().manual_seed(run.num_steps)
-    recent: dict[str, float] = {}
-    for progress in run.steps():
-        if run.num_steps % 3 == 0:
+    rng, noise_rng = random.Random(run.num_steps), torch.Generator(DEVICE).manual_seed(run.num_steps)
+    crops = in_processes(Crops(stores, args.scale), itertools.count(run.num_steps), args.processes)
+    recent: dict[str, torch.Tensor] = {}
+    for progress, drawn in zip(run.steps(), crops, strict=False):
+        if run.num_steps % 3 == 0 and not args.processes:
             grown = stores[rng.choices(list(CAPACITY), [0.5, 0.33, 0.04, 0.13])[0]]
             if len(grown) < grown.capacity or run.num_steps % 12 == 0:
                 grown.grow()
-        crop = rng.choices(MIX, [m.share for m in MIX])[0]
-        batch = draw_batch(crop, stores[crop.kind, crop.store_cells], args.scale, rng, noise_rng, progress)
-        out = predict(decoder, batch, rng, drop=0.15)
+        batch = add_noise(drawn, noise_rng, progress)
+        out = predict(decoder, batch)
         weight = torch.where(spread(batch.tokens < NUM_TEXT_TOKENS), 1.0, 0.4 if progress < 0.35 else 0.7)
         loss = ((out - batch.velocity).square() * weight).mean() / weight.mean()
         for optimizer in optimizers:
@@ -386,11 +416,12 @@ def main() -> None:
             optimizer.step()
         average.update(decoder)
         run.num_samples += len(batch.tokens)
-        name = f"{crop.kind}_{crop.cells}"
-        recent[name] = loss.item() if name not in recent else 0.95 * recent[name] + 0.05 * loss.item()
-        if run.num_steps % 20 == 0:
-            run.log(**recent, made=sum(map(len, stores.values())))
-        if run.num_steps % 200 == 100:
+        name = f"{drawn[0].kind}_{drawn[0].cells}"
+        # not read before they are logged: a GPU would wait for it at every step
+        recent[name] = loss.detach() if name not in recent else recent[name].lerp(loss.detach(), 0.05)
+        if run.num_steps % (20 * args.scale) == 0:
+            run.log(**{k: v.item() for k, v in recent.items()}, made=sum(map(len, stores.values())))
+        if run.num_steps % (200 * args.scale) == 100:
             run.log(**validate(decoder, check))
 
 

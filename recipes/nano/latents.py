@@ -4,6 +4,7 @@ import hashlib
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from diffusers import AutoencoderKL
 from edits import random_edit
 from prompts import write_prompt
 from renderer import BackgroundCodebook, Design, cell_tokens, draw, prior_tokens
-from training import DEVICE, autocast
+from training import DEVICE, autocast, in_processes
 from type_tokens import COLORS, FIRST_BACKGROUND, FIRST_COLORED, FIRST_COLORLESS, INK, NUM_MESSAGES, message
 from vae import to_tensor
 
@@ -30,53 +31,41 @@ class Crop:
 
 # 2048 image tokens a step, twice that for the largest
 MIX = (
-    Crop("wall", 16, 4, 32, 0.56),
+    Crop("wall", 16, 4, 32, 0.40),
     Crop("wall", 16, 8, 8, 0.08),
-    Crop("design", 16, 8, 8, 0.12),
-    Crop("design", 16, 16, 2, 0.10),
-    Crop("design", 32, 32, 1, 0.04),
-    Crop("edit", 16, 8, 8, 0.04),
-    Crop("edit", 16, 16, 2, 0.03),
+    Crop("design", 16, 8, 8, 0.14),
+    Crop("design", 16, 16, 2, 0.14),
+    Crop("design", 32, 32, 1, 0.06),
+    Crop("edit", 16, 8, 8, 0.09),
+    Crop("edit", 16, 16, 2, 0.09),
 )
 CAPACITY = {("wall", 16): 3000, ("design", 16): 2000, ("design", 32): 200, ("edit", 16): 800}
 
 
-class LatentStore:
-    """Encoded pictures on disk: it grows while training goes on, up to a capacity, then the oldest are replaced.
+@dataclass(frozen=True)
+class Drawer:
+    """What the pictures of a kind show, by number: walls of type, windows of designs of any size, or edits."""
 
-    What another recipe has drawn is not kept: prompts are made again from the pictures' numbers.
+    kind: str
+    cells: int
+    codebook: BackgroundCodebook
+    words: list[str]
 
-    Pictures are walls of type, windows of designs of any size that has the window's cells, or edits (target, source).
-    """
-
-    def __init__(
-        self, kind: str, cells: int, vae: AutoencoderKL, codebook: BackgroundCodebook, words: list[str], folder: Path
-    ):
-        self.kind, self.cells, self.vae, self.codebook, self.words = kind, cells, vae, codebook, words
-        self.capacity, num = CAPACITY[kind, cells], 2 if kind == "edit" else 1
-        stem = f"{kind}_{cells}"
-        self.count_path = folder / f"latents_{stem}.count"
-        path = folder / f"latents_{stem}.f16"
-        self.recipe, kept = self._fingerprint(), [""]
-        if path.exists() and self.count_path.exists():
-            kept = self.count_path.read_text().split()
-        mode = "r+" if kept[-1] == self.recipe else "w+"  # drawn otherwise, they would not fit their prompts
-        shape, side = (self.capacity, num), 4 * cells
-        self.latents = np.memmap(path, np.float16, mode, shape=(*shape, 16, side, side))
-        self.tokens = np.memmap(folder / f"tokens_{stem}.i16", np.int16, mode, shape=(*shape, cells, cells))
-        self.inks = np.memmap(folder / f"inks_{stem}.i16", np.int16, mode, shape=(self.capacity,))
-        self.num_made = int(kept[0]) if mode == "r+" else 0
-        self.mean = torch.tensor(vae.config.latents_mean).view(1, 16, 1, 1)
-        self.std = torch.tensor(vae.config.latents_std).view(1, 16, 1, 1)
-
-    def __len__(self) -> int:
-        return min(self.num_made, self.capacity)
+    def __call__(self, number: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Draw picture `number`: windows, uint8 (P, H, W, 3), their tokens (P, cells, cells), and the ink's number."""
+        rng, pictures, windows, cells = random.Random(self._seed(number)), [], [], self.cells
+        designs = self._designs(number)
+        for design, tokens in designs:
+            y, x = rng.randrange(design.num_rows - cells + 1), rng.randrange(design.num_columns - cells + 1)
+            pictures.append(draw(design)[32 * y : 32 * (y + cells), 32 * x : 32 * (x + cells)])
+            windows.append(tokens[y : y + cells, x : x + cells])
+        return np.stack(pictures), np.stack(windows), COLORS.index(designs[0][0].ink)
 
     def _seed(self, number: int) -> int:
         return 20_000_000 + self.cells * 1_000_000 + number
 
     def _designs(self, number: int) -> list[tuple[Design, np.ndarray]]:
-        """Return the designs of picture `number` and their tokens."""
+        """Return the designs of picture `number` and their tokens: target and source of an edit."""
         seed, cells = self._seed(number), self.cells
         if self.kind == "edit":
             edit = random_edit(seed, self.words, (cells, cells))
@@ -90,14 +79,6 @@ class LatentStore:
         else:
             design = typeset(random_content(seed, self.words), *self.grid(number))
         return [(design, prior_tokens(design, self.codebook))]
-
-    def _fingerprint(self) -> str:
-        """Name how pictures are drawn and described: a digest of the first ones."""
-        digest = hashlib.sha256()
-        for number in range(12):
-            digest.update(self.prompt(number).encode())
-            digest.update(self._designs(number)[0][1].tobytes())
-        return digest.hexdigest()[:16]
 
     def grid(self, number: int) -> tuple[int, int]:
         """Return the grid (rows, columns) of the picture that number `number` was cut from."""
@@ -113,31 +94,77 @@ class LatentStore:
             return random_edit(seed, self.words, (self.cells, self.cells)).prompt
         return write_prompt(random_content(seed, self.words), seed)
 
-    def grow_to(self, num_pictures: int) -> None:
-        """Make pictures until there are so many, or the store is full."""
-        while len(self) < min(num_pictures, self.capacity):
-            self.grow()
+    def recipe(self) -> str:
+        """Name how pictures are drawn and described: a digest of the first ones."""
+        digest = hashlib.sha256()
+        for number in range(12):
+            digest.update(self.prompt(number).encode())
+            digest.update(self._designs(number)[0][1].tobytes())
+        return digest.hexdigest()[:16]
 
-    @torch.no_grad()
+
+class LatentStore:
+    """Encoded pictures on disk: it grows while training goes on, up to a capacity, then the oldest are replaced.
+
+    What another recipe has drawn is not kept: prompts are made again from the pictures' numbers.
+    """
+
+    def __init__(self, drawer: Drawer, folder: Path, vae: AutoencoderKL):
+        self.drawer, self.cells, self.vae, self.recipe = drawer, drawer.cells, vae, drawer.recipe()
+        self.capacity = CAPACITY[drawer.kind, drawer.cells]
+        self.paths = [folder / f"{what}_{drawer.kind}_{drawer.cells}" for what in ("latents", "tokens", "inks")]
+        self.count_path, kept = self.paths[0].with_suffix(".count"), [""]
+        if self.paths[0].with_suffix(".f16").exists() and self.count_path.exists():
+            kept = self.count_path.read_text().split() or [""]
+        is_kept = kept[-1] == self.recipe  # drawn otherwise, they would not fit their prompts
+        self._open("r+" if is_kept else "w+")
+        self.num_made = int(kept[0]) if is_kept else 0
+
+    def _open(self, mode: Literal["r", "r+", "w+"]) -> None:
+        latents, tokens, inks = self.paths
+        shape, cells = (self.capacity, 2 if self.drawer.kind == "edit" else 1), self.cells
+        self.latents = np.memmap(
+            latents.with_suffix(".f16"), np.float16, mode, shape=(*shape, 16, 4 * cells, 4 * cells)
+        )
+        self.tokens = np.memmap(tokens.with_suffix(".i16"), np.int16, mode, shape=(*shape, cells, cells))
+        self.inks = np.memmap(inks.with_suffix(".i16"), np.int16, mode, shape=(self.capacity,))
+
+    def __getstate__(self):
+        """Leave behind what another process, which only reads, opens anew or does not need."""
+        return {k: v for k, v in vars(self).items() if k not in ("vae", "latents", "tokens", "inks")}
+
+    def __setstate__(self, state):
+        """Open the files to read."""
+        vars(self).update(state)
+        self._open("r")
+
+    def __len__(self) -> int:
+        return min(self.num_made, self.capacity)
+
+    def grow_to(self, num_pictures: int, num_processes: int = 0) -> None:
+        """Make pictures until there are so many, or the store is full."""
+        numbers = iter(range(self.num_made, max(self.num_made, min(num_pictures, self.capacity))))
+        for drawn in in_processes(self.drawer, numbers, num_processes):
+            self._add(*drawn)
+
     def grow(self) -> None:
         """Draw and encode one more picture, or pair."""
-        slot, cells = self.num_made % self.capacity, self.cells
-        rng = random.Random(self._seed(self.num_made))
-        for i, (design, tokens) in enumerate(self._designs(self.num_made)):
-            y, x = rng.randrange(design.num_rows - cells + 1), rng.randrange(design.num_columns - cells + 1)
-            picture = draw(design)[32 * y : 32 * (y + cells), 32 * x : 32 * (x + cells)]
-            with autocast():
-                latents = self.vae.encode(to_tensor([picture]).to(DEVICE)).latent_dist.mode()
-            if i == 0:
-                self.inks[slot] = COLORS.index(design.ink)
-            self.latents[slot, i] = ((latents.float().cpu() - self.mean) / self.std)[0].half().numpy()
-            self.tokens[slot, i] = tokens[y : y + cells, x : x + cells]
+        self._add(*self.drawer(self.num_made))
+
+    @torch.no_grad()
+    def _add(self, pictures: np.ndarray, tokens: np.ndarray, ink: int) -> None:
+        slot, config = self.num_made % self.capacity, self.vae.config
+        mean, std = (torch.tensor(v).view(1, 16, 1, 1) for v in (config.latents_mean, config.latents_std))
+        with autocast():
+            latents = self.vae.encode(to_tensor(list(pictures)).to(DEVICE)).latent_dist.mode()
+        self.latents[slot] = ((latents.float().cpu() - mean) / std).half().numpy()
+        self.tokens[slot], self.inks[slot] = tokens, ink
         self.num_made += 1
         if self.num_made % 10 == 0:
             self.count_path.write_text(f"{self.num_made} {self.recipe}")
 
     def crops(self, rng: random.Random, batch: int, cells: int):
-        """Draw crops: latents (P, B, 16, 4c, 4c), tokens (P, B, c, c), numbers of the pictures they come from."""
+        """Draw crops: latents (P, B, 16, 4c, 4c), float16, tokens (P, B, c, c), int16, numbers of their pictures."""
         latents, tokens, numbers = [], [], []
         for _ in range(batch):
             slot = rng.randrange(len(self))
@@ -146,11 +173,11 @@ class LatentStore:
                 if _color_of(self.tokens[slot, 0, y : y + cells, x : x + cells]).max() >= 0:
                     break
             window = self.latents[slot, :, :, 4 * y : 4 * (y + cells), 4 * x : 4 * (x + cells)]
-            latents.append(window.astype(np.float32))
-            tokens.append(self.tokens[slot, :, y : y + cells, x : x + cells].astype(np.int64))
+            latents.append(window)
+            tokens.append(self.tokens[slot, :, y : y + cells, x : x + cells].copy())
             _name_ink(rng, tokens[-1][0], int(self.inks[slot]))
             numbers.append(slot + (self.num_made - 1 - slot) // self.capacity * self.capacity)
-        return torch.from_numpy(np.stack(latents, 1)), torch.from_numpy(np.stack(tokens, 1)), numbers
+        return np.stack(latents, 1), np.stack(tokens, 1), numbers
 
 
 def _color_of(tokens: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ VOCAB_SIZE = FIRST_BYTE + 260
 
 PRIOR_CONFIG = {
     "hidden_size": 256,
-    "num_hidden_layers": 6,
+    "num_hidden_layers": 10,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 640,

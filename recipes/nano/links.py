@@ -34,7 +34,8 @@ def paint(decoder: Decoder, vae: AutoencoderKL, tokens: np.ndarray, prompt: str,
     x = torch.randn(1, 16, 4 * rows, 4 * columns, generator=torch.Generator().manual_seed(seed))
     tokens_t = torch.from_numpy(tokens.astype(np.int64))[None].expand(2, -1, -1)
     with autocast():
-        embeds, mask = decoder.encode_glyphs(*glyph_batch([prompt, ""], random.Random(0), 0.0), 2)
+        glyphs = map(torch.from_numpy, glyph_batch([prompt, ""], random.Random(0), 0.0))
+        embeds, mask = decoder.encode_glyphs(*glyphs, 2)
     timesteps = np.linspace(1000, 1, num_steps + 1)[:-1].astype(np.int64)
     u = timesteps / 1000
     size = torch.tensor([[height, width]] * 2).float()

@@ -43,15 +43,20 @@ from type_tokens import (
     STYLES,
 )
 
+Batch = tuple[np.ndarray, ...]
+# the colour of a cell that is nothing but background, or of the palette beside a message; -1 of all other ids
+SHADE = np.full(VOCAB_SIZE, -1)
+SHADE[:CODEBOOK_SIZE] = np.where(NAMES.background >= 0, NAMES.background, NAMES.color)
 FIRST_CELL = 12.0
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 # kind: sequence length, batch size, share of the steps
 KINDS = {
-    "plan": (512, 14, 0.40),  # the rows of the plan that are written on, and its last ones
-    "rows": (928, 8, 0.30),  # those, and rows of the picture
-    "square": (784, 6, 0.09),  # all of both grids at 512 x 512
-    "whole": (1600, 3, 0.09),  # all of both grids, any size
-    "edit": (928, 5, 0.12),  # one or two sources and the picture asked for
+    "plan": (512, 14, 0.26),  # the rows of the plan that are written on, and its last ones
+    "rows": (928, 8, 0.16),  # those, and rows of the picture
+    "square": (784, 9, 0.14),  # all of both grids at 512 x 512
+    "whole": (1600, 4, 0.18),  # all of both grids, sides up to 1024 px
+    "edit": (928, 7, 0.18),  # one or two sources and the picture asked for
+    "large": (2700, 3, 0.08),  # both grids of the largest pictures, and edits of any size
 }
 
 
@@ -97,6 +102,13 @@ class MLP(nn.Module):
         return self.down_proj(up * F.silu(gate))
 
 
+class RMSNorm(nn.RMSNorm):
+    """In the data type of what comes in: there is no fused kernel for two."""
+
+    def forward(self, x):
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class Layer(nn.Module):
     """A decoder layer with norms before and after each part."""
 
@@ -104,7 +116,7 @@ class Layer(nn.Module):
         super().__init__()
         self.self_attn, self.mlp = Attention(), MLP()
         for name in ("input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"):
-            self.add_module(name, nn.RMSNorm(HIDDEN, eps=PRIOR_CONFIG["rms_norm_eps"]))
+            self.add_module(name, RMSNorm(HIDDEN, eps=PRIOR_CONFIG["rms_norm_eps"]))
         # Each part adds this much to a residual stream of size 1, so that the embeddings stay readable to the end.
         nn.init.constant_(self.post_self_attn_layernorm.weight, 0.4)
         nn.init.constant_(self.post_mlp_layernorm.weight, 0.4)
@@ -185,7 +197,7 @@ class Prior(nn.Module):
         with torch.no_grad():  # a letter's cells start as the letter's byte
             self.codes.char.copy_(self.text[[c.encode()[-1] for c in CHARS]])
         self.layers = nn.ModuleList(Layer() for _ in range(PRIOR_CONFIG["num_hidden_layers"]))
-        self.norm = nn.RMSNorm(HIDDEN, eps=PRIOR_CONFIG["rms_norm_eps"])
+        self.norm = RMSNorm(HIDDEN, eps=PRIOR_CONFIG["rms_norm_eps"])
         rope = PRIOR_CONFIG["rope_parameters"]
         exponent = torch.arange(0, HEAD_DIM, 2).float() / HEAD_DIM
         self.register_buffer("frequencies", rope["rope_theta"] ** -exponent, persistent=False)
@@ -249,6 +261,8 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     is_text = ids < NUM_TEXT_TOKENS
     spells = is_text & SPELLS[np.where(is_text, ids, 0)]
     weights = np.select([spells, is_text, previous < NUM_TEXT_TOKENS], [1.0, 0.5, 1.0], 0.2)
+    # another colour than its neighbour's, where a shape or the next row of a gradient begins: the rest copies it
+    weights[~in_plan & (SHADE[ids] >= 0) & (SHADE[ids] != SHADE[previous]) & (previous >= NUM_TEXT_TOKENS)] = 2.0
     weights[sequence.positions[2] == sequence.positions[0]] = 1.5  # a row's first cell: does a line begin here?
     weights[in_plan & spells] = 1.5
     said = NAMES.message[ids.clip(max=CODEBOOK_SIZE - 1)]
@@ -281,35 +295,35 @@ class Samples:
     def __init__(self, codebook: BackgroundCodebook, words: list[str], first_seed: int = 0, scale: int = 1):
         self.codebook, self.words, self.first_seed, self.scale = codebook, words, first_seed, scale
 
-    def __call__(self, number: int) -> tuple[str, tuple[torch.Tensor, ...]]:
+    def __call__(self, number: int) -> tuple[str, Batch]:
         """Return the kind of batch `number`, and the batch."""
         kind = random.Random(number).choices(list(KINDS), [share for _, _, share in KINDS.values()])[0]
         return kind, self.batch(kind, number)
 
-    def batch(self, kind: str, number: int) -> tuple[torch.Tensor, ...]:
-        """Return ids (B, S), positions (B, 3, S), targets (B, S), weights (B, S) of a kind."""
+    def batch(self, kind: str, number: int) -> Batch:
+        """Return ids (B, S), positions (B, 3, S), targets (B, S), weights (B, S) of a kind, as narrow as they fit."""
         length, size = KINDS[kind][0], KINDS[kind][1] * self.scale
         seeds = itertools.count(self.first_seed + number * 32 * self.scale)
         fitting = (s for s in (self.sequence(seed, kind) for seed in seeds) if len(s[0].ids) <= length + 1)
         sequences = list(itertools.islice(fitting, size))
-        ids = np.zeros((size, length + 1), np.int64)
-        positions = np.zeros((size, 3, length + 1), np.int64)
-        weights = np.zeros((size, length + 1), np.float32)
+        ids = np.zeros((size, length + 1), np.int16)
+        positions = np.zeros((size, 3, length + 1), np.int16)
+        weights = np.zeros((size, length + 1), np.float16)
         for i, (s, num_planned) in enumerate(sequences):
             n = len(s.ids)
             ids[i, :n], positions[i, :, :n], weights[i, :n] = s.ids, s.positions, importance(s, num_planned)
-        ids_t, positions_t = torch.from_numpy(ids), torch.from_numpy(positions)
-        return ids_t[:, :-1], positions_t[:, :, :-1], ids_t[:, 1:], torch.from_numpy(weights)[:, 1:]
+        return ids[:, :-1], positions[:, :, :-1], ids[:, 1:], weights[:, 1:]
 
     def sequence(self, seed: int, kind: str) -> tuple[Sequence, int]:
         """Make the sequence of one content, or of one edit, and count its targets that belong to the plan."""
         rng = random.Random(seed)
-        if kind == "edit":
-            edit = random_edit(seed, self.words, (16, 16) if rng.random() < 0.85 else None)
+        if kind == "edit" or (kind == "large" and rng.random() < 0.5):
+            square = kind == "edit" and rng.random() < 0.85
+            edit = random_edit(seed, self.words, (16, 16) if square else random_grid(rng))
             sources = [cell_tokens(design, self.codebook) for design in edit.sources]
             return image_to_image_sequence(edit.prompt, sources, prior_tokens(edit.target, self.codebook)), 0
         content = random_content(seed, self.words)
-        grid = (16, 16) if kind == "square" or rng.random() < 0.4 else random_grid(rng)
+        grid = self._grid(kind, rng)
         design = typeset(content, *grid)
         plan = plan_tokens(content, design)
         rows = np.arange(len(plan))
@@ -321,6 +335,15 @@ class Samples:
             kept = [written, _rows_that_decide(rng, design)] if kind == "rows" else None
         sequence = text_to_image_sequence(write_prompt(content, seed), grids, kept, grid)
         return sequence, int(written.sum() if kept else len(plan)) * plan.shape[1]
+
+    @staticmethod
+    def _grid(kind: str, rng: random.Random) -> tuple[int, int]:
+        if kind == "square" or (kind in ("plan", "rows") and rng.random() < 0.4):
+            return 16, 16
+        while True:
+            grid = random_grid(rng)
+            if kind != "large" or grid[0] * grid[1] >= 1024:
+                return grid
 
 
 def _rows_that_decide(rng: random.Random, design: Design) -> np.ndarray:
@@ -340,9 +363,10 @@ def _rows_that_decide(rng: random.Random, design: Design) -> np.ndarray:
 
 def loss_of(prior, batch):
     """Return the weighted cross entropy of the learnt tokens, their hidden states and their places in the batch."""
-    ids, positions, targets, weights = (t.to(DEVICE, non_blocking=True) for t in batch)
+    ids, positions, targets, weights = (torch.from_numpy(np.ascontiguousarray(a)).to(DEVICE) for a in batch)
+    weights, targets = weights.float(), targets.long()
     with autocast():
-        hidden = prior(ids, positions)
+        hidden = prior(ids.long(), positions)
     where = weights.flatten().nonzero().squeeze(1)
     hidden = hidden.flatten(0, 1)[where].float()
     losses = prior.head.cross_entropy(hidden, targets.flatten()[where])
@@ -356,13 +380,16 @@ def validate(prior, samples: Samples, num_batches: int = 2) -> dict[str, float]:
     counts: dict[str, list[float]] = {}
     spells, said = torch.from_numpy(SPELLS), torch.from_numpy(NAMES.message)
     table = prior.head.merged()
-    for kind in ("plan", "rows", "edit"):
+    for kind in ("plan", "rows", "whole", "edit"):
         for number in range(num_batches):
             batch = samples.batch(kind, number)
             _, hidden, where = loss_of(prior, batch)
             guesses, where = (hidden @ table.T).argmax(-1).cpu(), where.cpu()
-            targets, weights = batch[2].flatten()[where], batch[3].flatten()[where]
-            right, previous = guesses == targets, batch[0].flatten()[where]
+            previous, targets, weights = (
+                torch.from_numpy(np.ascontiguousarray(batch[i])).flatten()[where] for i in (0, 2, 3)
+            )
+            targets = targets.long()
+            right = guesses == targets
             is_text = targets < NUM_TEXT_TOKENS
             spelt = is_text & spells[targets.clamp(max=NUM_TEXT_TOKENS - 1)]
             step = (targets >= LENGTH) & (targets < FIRST_BACKGROUND)
@@ -415,7 +442,7 @@ def main() -> None:
     samples = Samples(codebook, words, scale=args.scale)
     checks = Samples(codebook, held_out, first_seed=80_000_000)
     batches = in_processes(samples, itertools.count(run.num_steps), args.processes)
-    recent: dict[str, float] = {}
+    recent: dict[str, torch.Tensor] = {}
     for _, (kind, batch) in zip(run.steps(), batches, strict=False):
         loss = loss_of(prior, batch)[0]
         for optimizer in optimizers:
@@ -426,10 +453,11 @@ def main() -> None:
             optimizer.step()
         average.update(prior)
         run.num_samples += len(batch[0])
-        recent[kind] = loss.item() if kind not in recent else 0.9 * recent[kind] + 0.1 * loss.item()
-        if run.num_steps % 10 == 0:
-            run.log(**recent)
-        if run.num_steps % 100 == 50:
+        # not read before they are logged: a GPU would wait for it at every step
+        recent[kind] = loss.detach() if kind not in recent else recent[kind].lerp(loss.detach(), 0.1)
+        if run.num_steps % (10 * args.scale) == 0:
+            run.log(**{name: value.item() for name, value in recent.items()})
+        if run.num_steps % (100 * args.scale) == 50:
             run.log(**validate(prior, checks))
 
 

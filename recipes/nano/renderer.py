@@ -9,7 +9,6 @@ A design is drawn from numbers alone; the same design gives its picture and its 
 """
 
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -235,11 +234,10 @@ class BackgroundCodebook:
 
     @classmethod
     def load(cls, path: Path) -> "BackgroundCodebook":
-        return cls(np.asarray(json.loads(path.read_text()), dtype=np.float32) / 255)
+        return cls(np.load(path).astype(np.float32) / 255)
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps((self.centres * 255).round(1).tolist()))
+        np.save(path, (self.centres * 255).round().astype(np.uint8))
 
     def tokens(self, features: np.ndarray) -> np.ndarray:
         """Name every described cell: int (rows, columns), FIRST_BACKGROUND .. CODEBOOK_SIZE - 1."""

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -22,7 +23,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HAS_BFLOAT16 = DEVICE.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 DTYPE = torch.bfloat16 if HAS_BFLOAT16 else torch.float32
 RUNS = Path(os.environ.get("NANO_RUNS", Path(__file__).parent / "runs"))
-CODEBOOK = RUNS / "background_codebook.json"
+# in git, since k-means finds other centres on another machine; delete it to make a new one with a new checkpoint
+CODEBOOK = Path(__file__).parent / "background_codebook.npy"
+if DEVICE.type == "cuda":
+    torch.set_float32_matmul_precision("high")
 
 
 def keep_freed_memory() -> None:
@@ -48,18 +52,38 @@ def in_processes(function, arguments: Iterator, num_processes: int, num_ahead: i
         yield from map(function, arguments)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting = deque(pool.submit(function, a) for a in itertools.islice(arguments, num_processes * num_ahead))
-        while waiting:
-            result = waiting.popleft().result()
-            waiting.extend(pool.submit(function, a) for a in itertools.islice(arguments, 1))
-            yield result
+    with ProcessPoolExecutor(num_processes, context, initializer=_Work.take, initargs=(function,)) as pool:
+        waiting = deque(pool.submit(_Work.compute, a) for a in itertools.islice(arguments, num_processes * num_ahead))
+        try:
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(_Work.compute, a) for a in itertools.islice(arguments, 1))
+                yield result
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class _Work:
+    """What a process of `in_processes` computes: sent once, with all that it holds."""
+
+    function: ClassVar[list] = []
+
+    @classmethod
+    def take(cls, function) -> None:
+        cls.function = [function]
+        torch.set_num_threads(1)
+        for number in (signal.SIGTERM, signal.SIGINT):  # meant for the training, which stops them
+            signal.signal(number, signal.SIG_IGN)
+
+    @classmethod
+    def compute(cls, argument):
+        return cls.function[0](argument)
 
 
 def compiled(function):
-    """Compile a block for each shape it meets; the default keeps eight shapes and runs the others uncompiled."""
+    """Compile a block: on a CPU for each shape it meets (the default keeps eight), on CUDA once for all."""
     torch._dynamo.config.recompile_limit = 64
-    return torch.compile(function, dynamic=False)
+    return torch.compile(function, dynamic=DEVICE.type == "cuda")  # there one compilation costs more than it gains
 
 
 class Muon(torch.optim.Optimizer):
@@ -72,30 +96,38 @@ class Muon(torch.optim.Optimizer):
     def step(self):
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
+            alike: dict[torch.Size, list[torch.Tensor]] = {}
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                momentum = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(momentum, group["momentum"])
-                update = orthogonalise(update.flatten(1)).view_as(p)
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * max(1, p.shape[0] / p.flatten(1).shape[1]) ** 0.5)
+                if p.grad is not None:
+                    alike.setdefault(p.shape, []).append(p)
+            for shape, params in alike.items():
+                self._update(group, shape, params)
+
+    def _update(self, group, shape, params):
+        """Update matrices of one shape together: a GPU waits for the many small products otherwise."""
+        for p in params:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        momenta, gradients = [self.state[p]["momentum"] for p in params], [p.grad for p in params]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        updates = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"])).flatten(2)
+        updates = orthogonalise(updates).view(-1, *shape)
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        step = group["lr"] * max(1, shape[0] / shape[1:].numel()) ** 0.5
+        torch._foreach_add_(params, list(updates), alpha=-step)
 
 
-def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
-    """Return the matrix with its singular values near 1 (quintic Newton-Schulz, 5 steps)."""
+def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
+    """Return the matrices (N, rows, columns) with their singular values near 1 (quintic Newton-Schulz, 5 steps)."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.to(DTYPE)
-    x = x / (x.norm() + 1e-7)
-    transposed = x.shape[0] > x.shape[1]
-    x = x.T if transposed else x
+    x = matrices.to(DTYPE)
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    transposed = x.shape[1] > x.shape[2]
+    x = x.mT if transposed else x
     for _ in range(5):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if transposed else x).to(matrix.dtype)
+    return (x.mT if transposed else x).to(matrices.dtype)
 
 
 class Run:
@@ -180,9 +212,8 @@ class Average:
         """Move towards the module's present values."""
         self.num_updates += 1
         weight = 1 - min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        for key, value in module.state_dict().items():
-            if value.dtype.is_floating_point:
-                self.values[key].lerp_(value, weight)
+        current = {k: v for k, v in module.state_dict().items() if v.dtype.is_floating_point}
+        torch._foreach_lerp_([self.values[k] for k in current], list(current.values()), weight)
 
     def state_dict(self):
         """Return the averaged values and the count."""

@@ -59,14 +59,21 @@ def prior_of(folder: Path, centres) -> Prior:
     split_table(prior.codes, embeddings[:FIRST_BYTE])
     split_table(prior.head, state["lm_head.weight"].float())
     prior.text.copy_(embeddings[FIRST_BYTE:])
-    layers = {
-        k.removeprefix(prefix): v.float()
-        for k, v in state.items()
-        if k.startswith((prefix + "layers.", prefix + "norm."))
-    }
-    missing, unexpected = prior.load_state_dict(layers, strict=False)
-    assert not unexpected and all(name.startswith(("codes.", "head.", "text")) for name in missing), missing
+    prior.norm.weight.copy_(state[prefix + "norm.weight"])
+    layers = [k.removeprefix(prefix + "layers.").split(".", 1) for k in state if k.startswith(prefix + "layers.")]
+    places = spread(len({number for number, _ in layers}), len(prior.layers))
+    for number, name in layers:
+        parameter = prior.layers[places[int(number)]].get_parameter(name)
+        parameter.copy_(state[f"{prefix}layers.{number}.{name}"])
+    for number in set(range(len(prior.layers))) - set(places):  # at first they add nothing
+        prior.layers[number].post_self_attn_layernorm.weight.zero_()
+        prior.layers[number].post_mlp_layernorm.weight.zero_()
     return prior
+
+
+def spread(few: int, many: int) -> list[int]:
+    """Return where `few` layers go among `many`: the first and the last keep their ends, new ones lie between."""
+    return [round(i * (many - 1) / max(few - 1, 1)) for i in range(few)]
 
 
 @torch.no_grad()

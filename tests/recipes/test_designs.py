@@ -128,7 +128,7 @@ def test_drawn_pictures_are_kept_for_the_recipe_that_drew_them(
     vae = SimpleNamespace(config=SimpleNamespace(latents_mean=zeros, latents_std=zeros))
 
     def opened(words):
-        return latents.LatentStore("design", 16, vae, codebook, words, tmp_path)
+        return latents.LatentStore(latents.Drawer("design", 16, codebook, words), tmp_path, vae)
 
     first = opened(WORDS)
     first.tokens[:] = 7
