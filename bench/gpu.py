@@ -1,200 +1,301 @@
 """Measure the engine at the published model's full size with random weights: no download needed.
 
-    python bench/gpu.py                 one CUDA GPU, under ten minutes; see bench/gpu.sh
-    python bench/gpu.py --scale tiny    a dry run on any machine
+    python bench/gpu.py                  one CUDA GPU, under ten minutes; see bench/gpu.sh
+    python bench/gpu.py --profile        and which kernels take the time of tokens and of a step
+    python bench/gpu.py --scale middle   the same code on networks small enough for a CPU
+    python bench/gpu.py --scale tiny     a dry run on any machine
 
-Random weights compute what trained ones do, and paint noise. Ours runs first and is released, then
-diffusers' GlmImagePipeline of the same size; both in bfloat16 on CUDA, in float32 on a CPU. The
-last line of the output is the JSON that is also written to bench/results/.
+The cases, in turn: one request of ours; diffusers' GlmImagePipeline of the same size, once ours is
+released; then requests of ours that all wait at once (--requests), as many pictures of them as
+--minutes leave time for. Both in bfloat16 on CUDA. --fast names the exact switches of ours, one
+after the other dropped when warming up fails. diffusers' picture is left out, and its columns stay
+empty, when the first of its tokens say that there is no time for it. The result is written after
+every case, so that what is cut off or fails loses no other number; the last line of the output is
+the JSON that is also written to bench/results/, or to --out, where profiles go too.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
-import statistics
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import infer
 import torch
-from ceiling import machine_ceiling
+from ceiling import denoise_flop, machine_ceiling, prior_bytes
+from full_size import few_tokens, our_stages, two_steps, upstream_pipeline, write_checkpoint_folder
 from sides import paint_together
-from torch import nn
 
-# the published config files, as far as the sizes of the networks go
-FULL: dict[str, dict[str, Any]] = {
-    "text": {
-        "hidden_size": 4096,
-        "intermediate_size": 13696,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 2,
-        "vision_vocab_size": 16512,
-        "vocab_size": 168064,
-        "eos_token_id": 16385,
-    },
-    "dit": {"num_layers": 30, "num_attention_heads": 32, "attention_head_dim": 128}
-    | {"text_embed_dim": 1472, "time_embed_dim": 512, "condition_dim": 256}
-    | {"prior_vq_quantizer_codebook_size": 16384},
-    "glyph": {"d_model": 1472, "d_kv": 64, "d_ff": 3584, "num_layers": 12, "num_heads": 6},
-    "vae": {"block_out_channels": (128, 256, 512, 1024), "layers_per_block": 3}
-    | {"norm_num_groups": 32},
-}
+TARGETS = {("ms a prior token", False): "6", ("pictures a second", True): ".08"}
+"""What is to be reached at full size, by one request alone (False) or by many at once (True)."""
+AT_ONCE = "requests at once, a picture"
 
 
-def write_checkpoint_folder(root: Path, scale: str) -> Path:
-    """Write the toy checkpoint; the networks of a full-size run take only its texts from it."""
-    from glmimage.loading.tiny import make_tiny
+class Bench:
+    """Take the cases in turn, each as far as the time allows, and write what is known after each.
 
-    return make_tiny(root / scale)
+    rows: what is measured; a row's `upstream` and `ratio` are None until diffusers has run.
+    theirs: what diffusers took for a picture, by the rows' metrics.
+    """
+
+    def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
+        self.options, self.device = options, device
+        self.dtype = torch.float32
+        if device.type == "cuda" or options.scale == "middle":
+            self.dtype = torch.bfloat16
+        self.until = STARTED_S + 60 * options.minutes
+        self.size, self.steps = (1024, options.steps) if options.scale == "full" else (512, 3)
+        self.case = {"width": self.size, "height": self.size, "steps": self.steps}
+        self.case |= {"guidance": 1.5, "seed": 0, "references": 0, "upstream": 1}
+        self.num_tokens = (self.size // 32) ** 2 + 256
+        self.rows: list[dict[str, Any]] = []
+        self.alone: dict[str, float] = {}
+        self.theirs: dict[str, float] = {}
+        self.card: dict[str, Any] = {}
+        self.engine: Any = None
+        self.on_cuda = device.type == "cuda"
+
+    def run(self, folder: Path) -> None:
+        with told("ceiling"):
+            self.start_card()
+        with told("ours: networks and warm-up"):
+            stages = self.start_ours(folder)
+        with told("ours: one request"):
+            self.alone = self.ours(stages, 1)
+            self.add(self.name(), self.alone, self.work(stages))
+        if self.options.profile:
+            with told("ours: profile"):
+                self.profile(stages)
+        self.engine = stages = None
+        self.release()
+        with told("diffusers"):
+            self.upstream(folder)
+        self.release()
+        with told(f"ours: {self.options.requests} requests at once"):
+            self.together(self.start_ours(folder))
+
+    def left_s(self) -> float:
+        return self.until - time.monotonic()
+
+    def name(self) -> str:
+        return f"{self.size}x{self.size}, {self.steps} steps"
+
+    def start_card(self) -> None:
+        given = SimpleNamespace(model=f"{self.options.scale} size, random weights", device=None)
+        given.threads, given.clock, given.guidance = 0, "wall", 1.5
+        given.repeats = given.warmup = 1
+        name = str(self.dtype).removeprefix("torch.")
+        self.card |= infer.card(given, {"ours": name, "upstream": name})
+        ceiling = machine_ceiling(self.device, self.dtype)
+        self.card["ceiling"] = {key: float(f"{value:.4g}") for key, value in ceiling.items()}
+        print(self.card, file=sys.stderr, flush=True)
+        self.release()
+
+    def release(self) -> None:
+        torch._dynamo.reset()
+        gc.collect()
+        if self.on_cuda:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            print(f"  {torch.cuda.memory_allocated() / 2**30:.1f} GiB held", file=sys.stderr)
+
+    def start_ours(self, folder: Path) -> Any:
+        """Build both stages and warm them up."""
+        stages = our_stages(folder, self.options.scale, self.device, self.dtype)
+        self.card["plan"] = stages.plan.why or stages.plan.mode
+        self.warm_up(stages)
+        return stages
+
+    def warm_up(self, stages: Any) -> None:
+        """Capture the graphs and compile the layers, in a picture of two steps; else go without."""
+        from glmimage.stages import compile_layers
+
+        wanted = [name for name in self.card.get("fast", self.options.fast).split(",") if name]
+        if self.options.scale == "tiny":
+            wanted = []
+        prior, decode = stages.prior(), stages.decode()
+        while True:
+            object.__setattr__(prior, "graphs", "graphs" in wanted and self.on_cuda)
+            object.__setattr__(prior, "compiled", "compile" in wanted)
+            for block in decode.dit.blocks:
+                block._compiled_call_impl = None
+            if "compile" in wanted:
+                compile_layers(decode.dit)
+            self.card["fast"] = ",".join(wanted)
+            try:
+                self.engine = None
+                self.ours(stages, 1, steps=2)
+                if self.on_cuda:  # as many rows as will be written together
+                    ids = [self.engine.add_request(self.request(n)) for n in range(8)]
+                    for _ in range(10):
+                        self.engine.step()
+                    for request_id in ids:
+                        self.engine.abort(request_id)
+                return
+            except Exception:
+                if not wanted:
+                    raise
+                traceback.print_exc()
+                print(f"  without {wanted.pop(0)}", file=sys.stderr, flush=True)
+
+    def ours(
+        self, stages: Any, requests: int, steps: int = 0, until: float = 0.0
+    ) -> dict[str, float]:
+        """Make pictures that wait at once, seconds a picture; `finished` of them before `until`."""
+        from glmimage.engine.engine import Engine
+
+        if self.engine is None:  # one for all cases, as in a worker: it keeps its graphs
+            self.engine = Engine(stages)
+        given = [self.request(seed, steps) for seed in range(requests)]
+        taken = paint_together(stages, given, self.engine, until)
+        print(" ", taken, file=sys.stderr, flush=True)
+        return taken
+
+    def request(self, seed: int, steps: int = 0) -> Any:
+        from glmimage import GenerationRequest
+
+        size, steps = self.size, steps or self.steps
+        return GenerationRequest(infer.PROMPT, size, size, seed=seed, num_inference_steps=steps)
+
+    def together(self, stages: Any) -> None:
+        """Let all requests wait at once; those that are not finished in time are given up."""
+        if self.left_s() < self.least_s():
+            print("  left out: no time for two pictures", file=sys.stderr, flush=True)
+            return
+        waiting = self.options.requests
+        taken = self.ours(stages, waiting, until=self.until)
+        finished = int(taken["finished"])
+        name = f"{self.name()}, {waiting} {AT_ONCE}"
+        if finished < waiting:
+            name += f", the first {finished}"
+        self.add(name, taken, {})
+
+    def least_s(self) -> float:
+        """Return the seconds that two of many pictures take: the priors of all rows come first."""
+        spent = self.alone
+        return 2 * (spent["prior_s"] + spent["denoise_s"] + spent["decode_s"]) if spent else 0.0
+
+    def work(self, stages: Any) -> dict[str, tuple[float, str]]:
+        """Count what bounds each stage of one picture, and the unit of its ceiling."""
+        return {
+            "denoise": (denoise_flop(stages.decode().dit, self.case), "flop_per_s"),
+            "prior": (prior_bytes(stages.prior().prior, self.case), "bytes_per_s"),
+        }
+
+    def add(self, name: str, taken: dict[str, float], work: dict[str, tuple[float, str]]) -> None:
+        """Write the rows of a case of ours."""
+        ceiling, at_once = self.card.get("ceiling"), AT_ONCE in name
+        for metric, value in self.values(taken).items():
+            if metric == "pictures a second" and not at_once:
+                continue
+            row: dict[str, Any] = {"case": name, "metric": metric, "ours": round(value, 4)}
+            target = TARGETS.get((metric, at_once))
+            if target and self.options.scale == "full":
+                row["target"] = target
+            if metric in work and ceiling:
+                counted, unit = work[metric]
+                row[unit] = float(f"{counted / value:.4g}")
+                row["share_of_ceiling"] = round(counted / value / ceiling[unit], 3)
+            self.rows.append(row)
+        self.write()
+
+    def values(self, taken: dict[str, float]) -> dict[str, float]:
+        """Return the metrics of either side, by the seconds a picture."""
+        values = {metric: taken[key] for metric, key in list(infer.METRICS.items())[:4]}
+        values["ms a prior token"] = 1e3 * taken["prior_s"] / self.num_tokens
+        values["peak memory"] = infer.peak_memory(torch, self.device)
+        values["pictures a second"] = 1 / taken["total_s"]
+        return values
+
+    def upstream(self, folder: Path) -> None:
+        """Run diffusers' pipeline once at this size, after a warm-up, if the time allows."""
+        pipe = upstream_pipeline(folder, self.options.scale, self.device, self.dtype)
+        side = infer.Upstream.of(pipe, self.device)
+        few_tokens(pipe, self.case, 4)
+        token_s = few_tokens(pipe, self.case, 16) / 16
+        two_steps(pipe, self.case, self.device)
+        step_s = two_steps(pipe, self.case, self.device) / 2
+        expected_s = self.num_tokens * token_s + self.steps * step_s
+        left_s = self.left_s()
+        told_s = f"a token {token_s:.3f} s, a step {step_s:.3f} s, so a picture {expected_s:.0f} s"
+        print(f"  {told_s} of {left_s:.0f} s left", file=sys.stderr, flush=True)
+        if self.options.scale == "full" and expected_s > left_s:
+            raise RuntimeError("There is no time for diffusers' picture.")
+        taken = side.run(self.case)
+        print(" ", taken, file=sys.stderr, flush=True)
+        self.theirs = self.values(taken)
+        self.card["upstream"] = {key: round(value, 4) for key, value in self.theirs.items()}
+        self.write()
+
+    def profile(self, stages: Any) -> None:
+        """Say which kernels take the time of a few tokens, and of a step."""
+        from torch.profiler import ProfilerActivity, profile
+
+        activities = [ProfilerActivity.CPU]
+        if self.on_cuda:
+            activities.append(ProfilerActivity.CUDA)
+        for name in ("tokens", "denoise"):
+            self.advance(name)
+            with profile(activities=activities) as found:
+                for _ in range(8 if name == "tokens" else 1):
+                    self.engine.step()
+                if self.on_cuda:
+                    torch.cuda.synchronize()
+            by = "self_cuda_time_total" if self.on_cuda else "self_cpu_time_total"
+            table = found.key_averages().table(sort_by=by, row_limit=40, max_name_column_width=90)
+            self.engine.abort(name)
+            file = self.options.out / f"profile-{name}.txt"
+            file.write_text(table)
+
+    def advance(self, name: str) -> None:
+        """Bring the engine to where tokens are written, or to a denoise step."""
+        from glmimage import DenoiseStep, GenerationRequest, PriorReady
+
+        size = self.size if name == "denoise" else 512
+        request = GenerationRequest(infer.PROMPT, size, size, seed=1, num_inference_steps=4)
+        side, priors = size // 32, []
+        if name == "denoise":
+            priors = [PriorReady(name, 0, (side, side), (0,) * side**2)]
+        self.engine.add_request(request, name, priors)
+        for _ in range(20):
+            events = self.engine.step()
+            if any(isinstance(event, DenoiseStep) for event in events):
+                return
+
+    def write(self) -> None:
+        """Put diffusers' figures beside ours, as far as they are known, and write all down."""
+        for row in self.rows:
+            row |= {"upstream": None, "ratio": None}
+            if row["metric"] in self.theirs:
+                theirs = self.theirs[row["metric"]]
+                ratio = theirs / row["ours"]
+                if row["metric"] == "pictures a second":
+                    ratio = 1 / ratio
+                row |= {"upstream": round(theirs, 4), "ratio": round(ratio, 3)}
+        result = {"card": self.card, "rows": self.rows}
+        infer.write_result(result, f"gpu-{self.options.scale}", self.options.out)
 
 
-def materialise(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Bring a network that was built on the meta device to the device, with random weights."""
-    return randomise(model.to(dtype).to_empty(device=device))
-
-
-@torch.no_grad()
-def randomise(model: nn.Module) -> nn.Module:
-    """Give a network random weights that keep the variance."""
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if name == "bias":
-                parameter.zero_()
-            elif parameter.dim() > 1:
-                parameter.normal_(std=parameter[0].numel() ** -0.5)
-            else:
-                parameter.fill_(1.0)
-    return model.eval()
-
-
-def our_stages(folder: Path, scale: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """Build both stages: those of the toy checkpoint, or of the published sizes."""
-    from glmimage.loading.checkpoint import Checkpoint
-    from glmimage.memory import GLM_IMAGE, Dtypes, free_bytes, plan_memory
-    from glmimage.model.config import DitConfig, PriorConfig
-    from glmimage.model.dit import DiT
-    from glmimage.model.glyph import GlyphEncoder
-    from glmimage.model.prior import PriorModel
-    from glmimage.model.vae import VAE
-    from glmimage.stages import DecodeStage, PriorStage, Stages
-
-    if scale == "tiny":
-        return Stages.load(str(folder), str(device), dtype)
-    checkpoint = Checkpoint(folder)
-    toy = checkpoint.prior_config
-    text = FULL["text"]
-    sizes = PriorConfig(
-        text["vocab_size"], text["vision_vocab_size"], text["hidden_size"],
-        text["intermediate_size"], text["num_hidden_layers"], text["num_attention_heads"],
-        text["num_key_value_heads"], 128, 1e-5, True, 10000.0, 64, (8, 12, 12),
-        toy.image_token_id, toy.image_start_token_id, toy.image_end_token_id,
-    )  # fmt: skip
-    with torch.device("meta"):
-        prior, dit = PriorModel(sizes), DiT(DitConfig(2, 16, 16, **FULL["dit"]))
-        encoder, autoencoder = full_glyph(), full_vae()
-    plan = plan_memory(GLM_IMAGE, free_bytes(device))
-    prior_stage = PriorStage(
-        prompt=checkpoint.load_prompt(),
-        vision=checkpoint.load_vision(device, dtype),
-        prior=materialise(prior, device, dtype),
-        sampling=checkpoint_sampling(checkpoint),
-        suppress=(torch.arange(text["vision_vocab_size"]) >= 16384).to(device),
-        device=device,
-    )
-    vae = VAE(materialise(autoencoder, device, dtype)).eval()
-    vae.autoencoder.to(memory_format=torch.channels_last)
-    tokenizer = checkpoint.load_glyph().tokenizer
-    decode_stage = DecodeStage(
-        glyph=GlyphEncoder(materialise(encoder, device, dtype), tokenizer).eval(),
-        dit=materialise(dit, device, dtype),
-        vae=vae,
-        scheduler_config=checkpoint.scheduler_config,
-        vae_pixels=plan.vae_pixels,
-        device=device,
-    )
-    return SimpleNamespace(
-        prior=lambda: prior_stage, decode=lambda: decode_stage, plan=plan, device=device,
-        dtypes=Dtypes(dtype, dtype),
-    )  # fmt: skip
-
-
-def checkpoint_sampling(checkpoint: Any) -> Any:
-    from glmimage.model.sampling import SamplingConfig
-
-    return SamplingConfig.from_dict(checkpoint.generation_config)
-
-
-def full_glyph() -> nn.Module:
-    from transformers import T5Config, T5EncoderModel
-
-    return T5EncoderModel(T5Config(vocab_size=384, feed_forward_proj="gated-gelu", **FULL["glyph"]))
-
-
-def full_vae() -> nn.Module:
-    from diffusers.models import AutoencoderKL
-
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        sample_size=1024, latent_channels=16, use_quant_conv=False, use_post_quant_conv=False,
-        mid_block_add_attention=False, latents_mean=(0.0,) * 16, latents_std=(1.0,) * 16,
-        **FULL["vae"],
-    )  # fmt: skip
-
-
-def upstream_pipeline(folder: Path, scale: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """Build diffusers' pipeline at the same size, on the toy checkpoint's texts."""
-    from diffusers import GlmImagePipeline
-
-    pipe = GlmImagePipeline.from_pretrained(folder, dtype=dtype)
-    if scale == "full":
-        from diffusers.models import GlmImageTransformer2DModel
-        from transformers import GlmImageForConditionalGeneration
-
-        config = pipe.vision_language_encoder.config
-        for name, value in FULL["text"].items():
-            setattr(config.text_config, name, value)
-        config.text_config.rope_parameters |= {"rope_theta": 10000.0, "mrope_section": [8, 12, 12]}
-        # not on the meta device: transformers computes its rotary frequencies when it is built
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        with torch.device(device):
-            networks = {
-                "vision_language_encoder": GlmImageForConditionalGeneration(config),
-                "transformer": GlmImageTransformer2DModel(**FULL["dit"]),
-                "text_encoder": full_glyph(),
-                "vae": full_vae(),
-            }
-        torch.set_default_dtype(before)
-        generation = pipe.vision_language_encoder.generation_config
-        for name, network in networks.items():
-            setattr(pipe, name, randomise(network))
-        generation.suppress_tokens = list(range(16384, 16512))
-        pipe.vision_language_encoder.generation_config = generation
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
-
-
-def run_ours(stages: Any, size: int, steps: int, requests: int) -> dict[str, float]:
-    """Make `requests` pictures that wait at once; seconds a picture."""
-    from glmimage import GenerationRequest
-
-    return paint_together(
-        stages,
-        [
-            GenerationRequest(infer.PROMPT, size, size, seed=seed, num_inference_steps=steps)
-            for seed in range(requests)
-        ],
-    )
-
-
-def peak_bytes(device: torch.device) -> float:
-    return infer.peak_memory(torch, device)
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """Say what begins and how long it took; an error is told, and what follows goes on."""
+    started_s = time.monotonic()
+    print(f"[{started_s - STARTED_S:.0f} s] {what}", file=sys.stderr, flush=True)
+    try:
+        yield
+    except Exception:
+        traceback.print_exc()
+    took_s = time.monotonic() - started_s
+    print(f"  {what}: {took_s:.1f} s", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -202,62 +303,25 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.scale == "full" and device.type != "cuda":
         raise SystemExit("The full size needs a CUDA GPU; use --scale tiny for a dry run.")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    until = time.monotonic() + 60 * options.minutes
-    size, steps = (1024, options.steps) if options.scale == "full" else (512, 3)
-    ceiling = machine_ceiling(device, dtype)
+    options.out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(options, device)
     with tempfile.TemporaryDirectory() as name:
-        folder = write_checkpoint_folder(Path(name), "toy")
-        stages = our_stages(folder, options.scale, device, dtype)
-        cases = {1: [run_ours(stages, size, steps, 1) for _ in range(3)][1:]}
-        cases[16] = [run_ours(stages, size, steps, 16)]
-        ours_peak, plan = peak_bytes(device), stages.plan
-        del stages
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        side = infer.Upstream.of(upstream_pipeline(folder, options.scale, device, dtype), device)
-        case = {"width": size, "height": size, "steps": steps, "guidance": 1.5, "seed": 0}
-        case |= {"references": 0, "upstream": 1}
-        runs = [side.run(case)]
-        if time.monotonic() < until:
-            runs = [side.run(case)]
-        upstream_peak = peak_bytes(device)
-    tokens = (size // 32) ** 2 + 256
-    rows = []
-    for requests, taken in cases.items():
-        name = f"{size}x{size}, {steps} steps" + (f", {requests} at once" if requests > 1 else "")
-        for metric, key in list(infer.METRICS.items())[:4]:
-            ours = statistics.median(run[key] for run in taken)
-            theirs = statistics.median(run[key] for run in runs)
-            rows.append(row(name, metric, ours, theirs))
-        prior = statistics.median(run["prior_s"] for run in taken)
-        theirs = statistics.median(run["prior_s"] for run in runs)
-        rows.append(row(name, "ms a prior token", 1e3 * prior / tokens, 1e3 * theirs / tokens))
-        rows.append(row(name, "peak memory", ours_peak, upstream_peak))
-    given = SimpleNamespace(model=f"{options.scale} size, random weights", device=None)
-    given.threads, given.clock, given.guidance, given.repeats, given.warmup = 0, "wall", 1.5, 2, 1
-    name = str(dtype).removeprefix("torch.")
-    card = infer.card(given, {"ours": name, "upstream": name})
-    card |= {"ceiling": ceiling, "plan": plan.why or plan.mode}
-    infer.write_result({"card": card, "rows": rows}, f"gpu-{options.scale}")
-
-
-def row(case: str, metric: str, ours: float, upstream: float) -> dict[str, Any]:
-    ratio = round(upstream / ours, 3)
-    print(f"{case:40} {metric:18} {ours:12.3f} {upstream:12.3f} {ratio:7.2f}x", file=sys.stderr)
-    found: dict[str, Any] = {"case": case, "metric": metric, "ours": round(ours, 4)}
-    return found | {"upstream": round(upstream, 4), "ratio": ratio}
+        bench.run(write_checkpoint_folder(Path(name), "toy"))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scale", choices=("full", "tiny"), default="full")
+    parser.add_argument("--scale", choices=("full", "middle", "tiny"), default="full")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--minutes", type=float, default=8.0, help="no further run begins then")
+    parser.add_argument("--requests", type=int, default=16, help="that wait at once")
+    parser.add_argument("--fast", default="compile,graphs", help="of ours; dropped when it fails")
+    parser.add_argument("--minutes", type=float, default=9.0, help="of all, diffusers included")
+    parser.add_argument("--profile", action="store_true", help="write which kernels take the time")
+    parser.add_argument("--out", type=Path, default=infer.RESULTS, help="folder of the result")
     return parser.parse_args()
 
+
+STARTED_S = time.monotonic()
 
 if __name__ == "__main__":
     main()

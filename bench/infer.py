@@ -27,16 +27,18 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
 # Python looks for modules beside the script first, and finds a queue.py there that is not its own
 sys.path[:] = [path for path in sys.path if Path(path).resolve() != ROOT / "bench"]
 sys.path.append(str(ROOT / "bench"))  # last
 from sides import PROMPT, Case, Ours, Upstream, peak_memory  # noqa: E402
 
-__all__ = ["PROMPT", "Upstream", "card", "time", "write_result"]
+__all__ = ["METRICS", "PROMPT", "RESULTS", "Upstream", "card", "peak_memory", "write_result"]
 
 # enough to see in which number format diffusers is the faster
 FEW_STEPS = 3
@@ -188,21 +190,29 @@ def card(options: argparse.Namespace, dtypes: dict[str, str]) -> dict[str, Any]:
 
     import torch
 
+    from glmimage import __version__
+
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(ROOT), *arguments]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        try:
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+        except FileNotFoundError:
+            return ""
         return done.stdout.strip()
 
     changed = git("status", "--porcelain", "--untracked-files=no", "--", "src", "bench")
-    packages = ("glmimage", "torch", "transformers", "diffusers")
+    # where the repository travels without its history, whoever runs this says what it is
+    commit = os.environ.get("COMMIT") or git("rev-parse", "HEAD")[:12] + "+changes" * bool(changed)
+    packages = ("torch", "transformers", "diffusers")
     return {
         "date": datetime.date.today().isoformat(),
         "device": device_name(torch, options.device),
         "threads": options.threads or torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-        "commit": git("rev-parse", "HEAD")[:12] + ("+changes" if changed else ""),
-        "command": shlex.join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "versions": {"python": platform.python_version(), "glmimage": __version__}
+        | {package: version(package) for package in packages},
+        "commit": commit,
+        "command": command_line(sys.argv),
         "model": Path(options.model).name,
         "dtypes": dtypes,
         "clock": "CPU seconds of the process" if options.clock == "cpu" else "wall",
@@ -211,6 +221,15 @@ def card(options: argparse.Namespace, dtypes: dict[str, str]) -> dict[str, Any]:
         "warmup": options.warmup,
         "statistic": "median",
     }
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """Return the command, without the folder (--out) that the result is written to."""
+    script, *kept = arguments
+    for at, argument in reversed(list(enumerate(kept))):
+        if argument == "--out" or argument.startswith("--out="):
+            del kept[at : at + 1 + (argument == "--out")]
+    return shlex.join(["python", f"bench/{Path(script).name}", *kept])
 
 
 def device_name(torch: Any, device: str | None) -> str:
@@ -262,14 +281,14 @@ def main() -> None:
     write_result(measure(options), options.name)
 
 
-def write_result(result: dict[str, Any], name: str) -> None:
-    """Write the JSON to bench/results/ and print it."""
+def write_result(result: dict[str, Any], name: str, folder: Path = RESULTS) -> None:
+    """Write the JSON to a folder, by default bench/results/, and print it."""
     kind = re.sub(r"[^a-z0-9]+", "-", result["card"]["device"].lower()).strip("-")
-    file = ROOT / "bench" / "results" / f"{result['card']['date']}-{kind}-{name}.json"
+    file = folder / f"{result['card']['date']}-{kind}-{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {file.relative_to(ROOT)}", file=sys.stderr)
-    print(json.dumps(result))
+    print(f"wrote {file.relative_to(ROOT) if file.is_relative_to(ROOT) else file}", file=sys.stderr)
+    print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

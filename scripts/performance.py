@@ -23,6 +23,7 @@ METRICS = {
     "tokens_per_s": ("prior tokens a second", 1.0),
     "tokens_per_pass": ("prior tokens a pass of a picture", 1.0),
     "pictures_per_s": ("pictures a second", 1.0),
+    "pictures a second": ("pictures a second", 1.0),
     "ms a prior token": ("ms a prior token", 1.0),
     "word_accuracy": ("word accuracy", 1.0),
     "ned": ("NED", 1.0),
@@ -88,7 +89,8 @@ def readme_table(results: list[Result]) -> str:
             if _steps(case) < most:
                 continue
             stages = [f"{rows[metric]['ours']:.2f} s" for metric in STAGES]
-            theirs = f"{rows['end to end']['upstream']:.2f} s"
+            measured = rows["end to end"]["upstream"]
+            theirs = "not measured" if measured is None else f"{measured:.2f} s"
             machine = f"{model}, {device}" + (", CPU seconds" if _in_cpu_seconds(result) else "")
             lines.append(f"| {' | '.join([machine, case, *stages, theirs])} |")
     page = "[docs/performance.md](docs/performance.md)"
@@ -102,15 +104,23 @@ def _run(result: Result) -> Iterator[str]:
         return
     yield f"## {card['model']} on {card['device']}, {card['date']}"
     versions = ", ".join(f"{name} {number}" for name, number in card["versions"].items())
-    dtypes = f"ours in {card['dtypes']['ours']}, diffusers in {card['dtypes']['upstream']}"
+    compared = any(row["upstream"] is not None for row in result["rows"])
+    dtypes = f"ours in {card['dtypes']['ours']}"
+    if compared:
+        dtypes += f", diffusers in {card['dtypes']['upstream']}"
     seconds = "; seconds of CPU, not of the clock" if _in_cpu_seconds(result) else ""
     threads = f"{card['threads']} thread{'s' if card['threads'] != 1 else ''}"
     yield f"{card['system']}, {threads}; {dtypes}; {versions}; {card['commit']}; "
-    yield f"{card['repeats']} counted runs a side{seconds}."
+    runs = f"{card['repeats']} counted run{'s' if card['repeats'] != 1 else ''}"
+    if compared:
+        yield f"{runs} a side{seconds}."
+    else:
+        yield f"{runs}{seconds}; diffusers was not measured."
     if "ceiling" in card:
         flop, moved = card["ceiling"]["flop_per_s"], card["ceiling"]["bytes_per_s"]
-        yield f"This machine reached {flop / 1e9:.0f} GFLOP/s in a large product and "
-        yield f"{moved / 1e9:.1f} GB/s in a copy, measured just before."
+        flop_text, moved_text = _rate(flop, "FLOP/s", 0), _rate(moved, "B/s", 1)
+        yield f"This machine reached {flop_text} in a large product and "
+        yield f"{moved_text} in a copy, measured just before."
     yield ""
     yield f"```sh\n{card['command']}\n```"
     yield f"[{result['file']}](../bench/results/{result['file']})"
@@ -120,15 +130,24 @@ def _run(result: Result) -> Iterator[str]:
         yield "Each lossy switch beside the exact mode, on the same prompts with the same seeds."
         yield ""
     theirs, last = ("exact", "difference, 95 %") if lossy else ("diffusers", "ours, of the ceiling")
-    yield f"| picture | | {'switched' if lossy else 'ours'} | {theirs} | ratio | {last} |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    aimed = any("target" in row for row in result["rows"])
+    columns = ["switched" if lossy else "ours", *[theirs, "ratio"] * compared]
+    columns += [*["to reach"] * aimed, last]
+    yield f"| picture | | {' | '.join(columns)} |"
+    yield f"| --- | --- |{' --- |' * len(columns)}"
     for case, rows in _cases(result).items():
         for metric, row in rows.items():
             name, unit = METRICS[metric]
-            digits = 0 if "memory" in metric else 3 if "difference" in row else 2
-            ours, theirs = (f"{row[side] * unit:.{digits}f}" for side in ("ours", "upstream"))
-            share = _share(row)
-            yield f"| {case} | {name} | {ours} | {theirs} | {row['ratio']:.2f} | {share} |"
+            digits = (
+                0 if "memory" in metric else 3 if row["ours"] < 0.1 or "difference" in row else 2
+            )
+            cells = [f"{row['ours'] * unit:.{digits}f}"]
+            if compared and row["upstream"] is None:
+                cells += ["", ""]
+            elif compared:
+                cells += [f"{row['upstream'] * unit:.{digits}f}", f"{row['ratio']:.2f}"]
+            cells += [*[row.get("target", "")] * aimed, _share(row)]
+            yield f"| {case} | {name} | {' | '.join(cells)} |"
 
 
 def _measured_alone(result: Result) -> Iterator[str]:
@@ -151,10 +170,18 @@ def _share(row: Result) -> str:
     if "difference" in row:
         low, high = row["ci95"]
         return f"{row['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
-    for unit, word in (("flop_per_s", "GFLOP/s"), ("bytes_per_s", "GB/s")):
+    for unit, word in (("flop_per_s", "FLOP/s"), ("bytes_per_s", "B/s")):
         if unit in row:
-            return f"{row[unit] / 1e9:.3g} {word}, {row['share_of_ceiling']:.0%}"
+            return f"{_rate(row[unit], word)}, {row['share_of_ceiling']:.0%}"
     return ""
+
+
+def _rate(value: float, unit: str, digits: int | None = None) -> str:
+    """Write a rate in billions, or from a thousand billions on in those."""
+    if value >= 1e12:
+        return f"{value / 1e12:.3g} T{unit}"
+    number = f"{value / 1e9:.3g}" if digits is None else f"{value / 1e9:.{digits}f}"
+    return f"{number} G{unit}"
 
 
 def _in_cpu_seconds(result: Result) -> bool:

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     fast: str = Field(
         "",
         description="switches that leave the pictures as they are and take time to warm up: "
-        "compile (the decoder), graphs (the prior, on CUDA)",
+        "compile (the decoder, and the prior with graphs), graphs (the prior, on CUDA)",
     )
     lora_dir: Path | None = Field(
         None, description="adapters that requests may name: a folder of each, see docs/training.md"

@@ -14,60 +14,79 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .model.layers import on_device, pad_rows
 from .model.prior import KVCache, PriorLayer, PriorModel
 
 REACH_STEP = 512
-MAX_GRAPHS = 32
+MAX_GRAPHS = 64
 
 
 class _Step:
-    """Fixed tensors of one step; `attend` is what a PriorLayer asks of its step.
+    """Fixed tensors of one step; they stay where a graph knows them.
 
     Rows beyond the real ones repeat row 0: they write the same values to the same place.
+    in_place: the rows are the cache's first slots, in order, and are read where they lie.
     """
 
-    def __init__(self, cache: KVCache, rows: int, reach: int) -> None:
+    def __init__(self, cache: KVCache, rows: int, reach: int, in_place: bool) -> None:
         device = cache.buffer.device
-        self.cache, self.reach = cache, reach
+        self.cache, self.reach, self.in_place = cache, reach, in_place
         self.tokens = torch.zeros(rows, dtype=torch.long, device=device)
         self.positions = torch.zeros(rows, 3, 1, dtype=torch.long, device=device)
         self.slots = torch.zeros(rows, dtype=torch.long, device=device)
         self.starts = torch.zeros(rows, dtype=torch.long, device=device)
         self._keys = torch.arange(reach, device=device)
-        self.mask = torch.zeros(rows, 1, 1, reach, dtype=torch.bool, device=device)
+        # added to the scores: of a bool mask each layer would make these numbers anew
+        self.mask = torch.zeros(rows, 1, 1, reach, dtype=cache.buffer.dtype, device=device)
 
     def attend(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
         """Store kv (B, 1, 2 * kv_heads, d), let q (B, 1, heads, d) look; (B, 1, heads * d)."""
         store, heads = self.cache.buffer[layer], self.cache.num_kv_heads
         store.index_put_((self.slots, self.starts), kv[:, 0])
-        seen = store[:, : self.reach].index_select(0, self.slots).transpose(1, 2)
+        seen = store[: len(self.slots), : self.reach]
+        if not self.in_place:
+            seen = store[:, : self.reach].index_select(0, self.slots)
+        seen = seen.transpose(1, 2)
         grouped = q.view(q.shape[0], heads, -1, q.shape[-1])
         out = F.scaled_dot_product_attention(
             grouped, seen[:, :heads], seen[:, heads:], attn_mask=self.mask
         )
         return out.reshape(q.shape[0], 1, -1)
 
-    def finish(self) -> None:
-        pass
+    def run(self, prior: PriorModel, project: Any, complete: Any) -> Tensor:
+        """Return the logits (B, V), float32, after the tokens.
 
-    def run(self, prior: PriorModel) -> Tensor:
-        """Return the logits (B, V), float32, after the tokens."""
-        self.mask.copy_((self._keys <= self.starts[:, None])[:, None, None])
+        project, complete: what a PriorLayer does before and behind its attention, or that compiled.
+        """
+        heads = prior.config.num_heads
+        self.mask.zero_()
+        self.mask.masked_fill_((self._keys > self.starts[:, None])[:, None, None], -torch.inf)
         x = prior.embed(self.tokens)[:, None]
         tables = prior._rotary.tables(self.positions, x.dtype)
         for index, layer in enumerate(prior.layers):
             assert isinstance(layer, PriorLayer)
-            x = layer(x, prior._rotary, tables, self, index)
+            qkv = project(layer, x, prior._rotary, *tables)
+            x = complete(layer, x, self.attend(index, qkv[:, :, :heads], qkv[:, :, heads:]))
         return prior.logits(prior.norm(x)[:, 0])
 
 
 class GraphedPrior:
-    """Decode steps of one prior on one cache; a new cache needs new graphs."""
+    """Decode steps of one prior on one cache; a new cache needs new graphs.
 
-    def __init__(self, prior: PriorModel) -> None:
+    backend: of torch.compile, for the layers; None leaves them as they are. The layers share two
+    functions, compiled once for each number of rows; attention writes the cache and stays outside.
+    """
+
+    def __init__(self, prior: PriorModel, backend: str | None = None) -> None:
         self.prior = prior
+        self._parts: tuple[Any, Any] = PriorLayer.project, PriorLayer.complete
+        if backend is not None:
+            project, complete = (
+                torch.compile(part, dynamic=False, backend=backend) for part in self._parts
+            )
+            self._parts = project, complete
         self._cache: KVCache | None = None
-        self._steps: dict[tuple[int, int], tuple[_Step, Any, Tensor]] = {}
+        self._steps: dict[tuple[int, int, bool], tuple[_Step, Any, Tensor]] = {}
 
     def logits(
         self, tokens: Tensor, positions: Tensor, cache: KVCache, slots: Sequence[int]
@@ -85,15 +104,15 @@ class GraphedPrior:
             self._cache, self._steps = cache, {}
         rows = 1 << (len(slots) - 1).bit_length()
         reach = min(-(-(max(starts) + 1) // REACH_STEP) * REACH_STEP, cache.max_length)
-        key = rows, reach
+        key = rows, reach, list(slots) == list(range(rows))
         if key not in self._steps:
-            step = _Step(cache, rows, reach)
+            step = _Step(cache, *key)
             self._fill(step, tokens, positions, slots, starts)
             self._steps[key] = step, *self._capture(step)
         step, graph, out = self._steps[key]
         self._fill(step, tokens, positions, slots, starts)
         if graph is None:
-            out = step.run(self.prior)
+            out = step.run(self.prior, *self._parts)
         else:
             graph.replay()
         return out[: len(slots)]
@@ -107,14 +126,13 @@ class GraphedPrior:
         starts: Sequence[int],
     ) -> None:
         rows = len(step.tokens)
-        order = [*range(len(slots)), *[0] * (rows - len(slots))]
-        step.tokens.copy_(tokens[order] if rows != len(slots) else tokens)
-        step.positions[..., 0].copy_(positions[order] if rows != len(slots) else positions)
-        where = torch.tensor([[slots[i], starts[i]] for i in order])
-        if step.tokens.is_cuda:
-            where = where.pin_memory()
-        step.slots.copy_(where[:, 0], non_blocking=True)
-        step.starts.copy_(where[:, 1], non_blocking=True)
+        missing = rows - len(slots)
+        step.tokens.copy_(pad_rows(tokens, missing))
+        step.positions[..., 0].copy_(pad_rows(positions, missing))
+        padded = [[*values, *[values[0]] * missing] for values in (slots, starts)]
+        where = on_device(padded, step.tokens.device)
+        step.slots.copy_(where[0])
+        step.starts.copy_(where[1])
 
     def _capture(self, step: _Step) -> tuple[Any, Tensor]:
         if not step.tokens.is_cuda:
@@ -124,9 +142,9 @@ class GraphedPrior:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
-                step.run(self.prior)
+                step.run(self.prior, *self._parts)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            out = step.run(self.prior)
+            out = step.run(self.prior, *self._parts)
         return graph, out

@@ -67,7 +67,7 @@ class PriorStage:
     """What writes priors. suppress: bool (vision vocabulary,), true for ids that are no code.
 
     packed: the prior once more, for the token loop on a CPU; None where it would gain nothing.
-    graphs: a decode step is one CUDA graph.
+    graphs: a decode step is one CUDA graph. compiled: of layers that were compiled for it.
     """
 
     prompt: PromptEncoder
@@ -78,6 +78,7 @@ class PriorStage:
     device: torch.device
     packed: PackedPrior | None = None
     graphs: bool = False
+    compiled: bool = False
     _adapted: _Adapted[PriorStage] = field(default_factory=_Adapted, repr=False)
 
     def adapted(self, loras: Sequence[Lora]) -> PriorStage:
@@ -205,6 +206,8 @@ class Stages:
         sampling = SamplingConfig.from_dict(checkpoint.generation_config)
         num_codes = checkpoint.vq_config.num_embeddings
         prior = checkpoint.load_prior(*where, self.plan.prior_layers, self.lossy.weights)
+        if "compile" in self.fast:
+            prepare_compiler()
         whole = self.plan.prior_layers is None
         small = whole and sum(weight.numel() for weight in prior.parameters()) < CPU_SMALL_VALUES
         return PriorStage(
@@ -216,6 +219,7 @@ class Stages:
             device=self.device,
             packed=PackedPrior(prior) if small and can_pack(prior) else None,
             graphs="graphs" in self.fast and whole and self.device.type == "cuda",
+            compiled="compile" in self.fast,
         )
 
     def _load_decode(self) -> DecodeStage:
@@ -239,16 +243,18 @@ class Stages:
 
 
 def compile_layers(dit: DiT) -> None:
-    """Compile the decoder's layers: they share one function, compiled once for each shape.
+    """Compile the decoder's layers: they share one function, compiled once for each shape."""
+    prepare_compiler()
+    for block in dit.blocks:
+        block.compile(dynamic=False)
 
-    What is compiled is kept over restarts, in TORCHINDUCTOR_CACHE_DIR or a folder of the user's.
-    """
+
+def prepare_compiler() -> None:
+    """Keep what is compiled over restarts, in TORCHINDUCTOR_CACHE_DIR or a folder of the user's."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "glmimage"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "compiled"))
     # eight shapes are the default, and more run uncompiled without a word
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-    for block in dit.blocks:
-        block.compile(dynamic=False)
 
 
 def needs(checkpoint: Checkpoint, dtypes: Dtypes, weights: str = "") -> Needs:

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from .graphed_prior import GraphedPrior
-from .memory import CPU_SMALL_VALUES, cpu_threads
+from .memory import CPU_SMALL_VALUES, cpu_threads, synchronize
+from .model.layers import on_device
 from .model.prior import KVCache
 from .model.sampling import RandomStream, sample
 from .packed_prior import PackedPrior
@@ -90,7 +91,8 @@ class TokenLoop:
         window: int = WINDOW,
     ) -> None:
         self._stage, self._window = stage, window
-        self._graphed = GraphedPrior(stage.prior) if stage.graphs else None
+        backend = "inductor" if stage.compiled else None
+        self._graphed = GraphedPrior(stage.prior, backend) if stage.graphs else None
         self.prior, self.device = stage.prior, stage.device
         self.sampling, self._suppress = stage.sampling, stage.suppress
         self.num_slots, self.kv_tokens = num_slots, kv_tokens
@@ -143,6 +145,7 @@ class TokenLoop:
         row = self.rows.pop(picture.key, None)
         if row is not None:
             self.free_slots.append(row.slot)
+            self.free_slots.sort(reverse=True)  # the first ones are taken first
             if self._cache is not None:
                 self._cache.free(row.slot)
 
@@ -174,6 +177,13 @@ class TokenLoop:
                 self.leave(row.picture)
         return events
 
+    def wait(self) -> None:
+        """Wait for the device to write what it was told to, and count that as the rows' time."""
+        started_s = time.perf_counter()
+        synchronize(self.device)
+        if self.rows:
+            share_time([row.picture for row in self.rows.values()], "prior_s", started_s)
+
     def _write(self, rows: Sequence[_Row]) -> None:
         """Write for rows that read the same network."""
         if rows[0].stage.packed is None:
@@ -185,16 +195,18 @@ class TokenLoop:
         """Write one token for each row."""
         assert self._cache is not None
         prior = rows[0].stage.prior
+        # rows that are neighbours in the cache are read where they lie
+        rows = sorted(rows, key=lambda row: row.slot)
         slots, last = [row.slot for row in rows], [row.num_tokens - 1 for row in rows]
         for row in rows:
             self._cache.lengths[row.slot] = row.num_cached
+        where = on_device([slots, last], self.device)
+        tokens, at = self._tokens[where[0], where[1]], self._positions[where[0], :, where[1]]
         if self._graphed is not None and rows[0].stage is self._stage:
-            tokens, at = self._tokens[slots, last], self._positions[slots, :, last]
             self._draw(rows, self._graphed.logits(tokens, at, self._cache, slots))
             return
-        embeds = self.prior.embed(self._tokens[slots, last])[:, None]  # (B, 1, D)
-        positions = self._positions[slots, :, last][..., None]  # (B, 3, 1)
-        hidden = prior(embeds, positions, self._cache, slots)
+        # (B, 1, D) at (B, 3, 1)
+        hidden = prior(self.prior.embed(tokens)[:, None], at[..., None], self._cache, slots)
         self._draw(rows, prior.logits(hidden[:, -1]))
 
     def _write_windows(self, packed: PackedPrior, rows: Sequence[_Row]) -> None:
@@ -279,7 +291,8 @@ class TokenLoop:
     def _draw(self, rows: Sequence[_Row], logits: Tensor) -> None:
         """Draw the next token of each row from logits (B, V)."""
         ids = self._sample(rows, [1] * len(rows), logits)
-        self._tokens[[row.slot for row in rows], [row.num_tokens for row in rows]] = ids
+        where = [[row.slot for row in rows], [row.num_tokens for row in rows]]
+        self._tokens[tuple(on_device(where, self.device))] = ids
         for row in rows:
             row.num_tokens += 1
 

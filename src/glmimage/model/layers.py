@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -91,3 +93,16 @@ def padding_of(x: Tensor) -> int:
 def pad_rows(x: Tensor, count: int) -> Tensor:
     """Append `count` copies of the first row."""
     return torch.cat((x, x[:1].expand(count, *x.shape[1:]))) if count else x
+
+
+def on_device(
+    values: Sequence[int] | Sequence[float] | Sequence[Sequence[int]],
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return numbers of the host as a tensor on the device, without waiting for the device."""
+    tensor = torch.tensor(values, dtype=dtype)
+    if device.type != "cuda":
+        return tensor.to(device)
+    # from pageable memory a copy waits for all that the device still has to do
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import PriorConfig
-from .layers import GatedMLP, Rotary, RowLinear, pad_rows, padding_of
+from .layers import GatedMLP, Rotary, RowLinear, on_device, pad_rows, padding_of
 
 _LAYER = "model.language_model.layers.{i}."
 PRIOR_TENSORS: dict[str, tuple[str, ...]] = {
@@ -87,8 +87,8 @@ class _Append:
                 f"{max(self.starts)} + {count} positions do not fit a cache of {cache.max_length}"
             )
         device = cache.buffer.device
-        self.slot_index = torch.tensor(slots, device=device)
-        self.start_index = torch.tensor(self.starts, device=device)
+        self.slot_index = on_device(slots, device)
+        self.start_index = on_device(self.starts, device)
         if cache.one_product and count == 1:
             # rounded up: few different shapes, so few kernels to choose and memory plans to keep
             reach = min(-(-(max(self.starts) + 1) // 64) * 64, cache.max_length)
@@ -196,10 +196,19 @@ class PriorLayer(nn.Module):
         step: _Append | _Alone,
         layer: int,
     ) -> Tensor:
-        qkv = self.qkv(self.norm_in(x)).unflatten(-1, (-1, self.head_dim))
-        rotary.rotate_(qkv[:, :, : self.num_heads + self.num_kv_heads], *tables)
+        qkv = self.project(x, rotary, *tables)
         q, kv = qkv[:, :, : self.num_heads], qkv[:, :, self.num_heads :]
-        x = x + self.norm_attention(self.out(step.attend(layer, q, kv)))
+        return self.complete(x, step.attend(layer, q, kv))
+
+    def project(self, x: Tensor, rotary: Rotary, cos: Tensor, sin: Tensor) -> Tensor:
+        """Return queries, keys and values (B, S, heads + 2 * kv_heads, d), turned."""
+        qkv = self.qkv(self.norm_in(x)).unflatten(-1, (-1, self.head_dim))
+        rotary.rotate_(qkv[:, :, : self.num_heads + self.num_kv_heads], cos, sin)
+        return qkv
+
+    def complete(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Return the layer's output (B, S, D) for what its queries found (B, S, heads * d)."""
+        x = x + self.norm_attention(self.out(attended))
         return x + self.norm_mlp(self.mlp(self.norm_mlp_in(x)))
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointInvalid
+from .layers import on_device
 
 GENERATION_FILE = "vision_language_encoder/generation_config.json"
 TIES = 14
@@ -153,7 +154,7 @@ def _ascending(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 
 def _column(values: Sequence[float] | Tensor, like: Tensor) -> Tensor:
     # rounded to float32 once, from double, as a Python scalar in a tensor expression is
-    return torch.tensor(_floats(values), dtype=torch.float32, device=like.device)[:, None]
+    return on_device(_floats(values), like.device, torch.float32)[:, None]
 
 
 def _floats(values: Sequence[float] | Tensor) -> list[float]:

@@ -1,0 +1,54 @@
+"""A result says what was measured and not where it was written; what is missing stays empty."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "bench"))
+sys.path.append(str(Path(__file__).parents[2] / "scripts"))
+from infer import command_line
+from performance import performance_page, readme_table
+
+CARD = {
+    "model": "big", "device": "a GPU", "date": "2026-01-02", "system": "Linux", "threads": 2,
+    "versions": {"torch": "1"}, "commit": "abc", "command": "python bench/gpu.py", "repeats": 1,
+    "dtypes": {"ours": "bfloat16", "upstream": "bfloat16"},
+    "ceiling": {"flop_per_s": 7.828e14, "bytes_per_s": 9e11},
+}  # fmt: skip
+STAGES = {"prior": 8.0, "denoise": 10.0, "decode": 0.2, "end to end": 18.2}
+
+
+@pytest.fixture
+def result():
+    rows = [
+        {"case": "8x8, 5 steps", "metric": name, "ours": value, "upstream": None, "ratio": None}
+        for name, value in STAGES.items()
+    ]
+    rows[1] |= {"flop_per_s": 5.6e14, "share_of_ceiling": 0.72}
+    return {"file": "one.json", "card": CARD, "rows": rows}
+
+
+@pytest.mark.parametrize("out", [["--out", "/somewhere/else"], ["--out=/somewhere/else"]])
+def test_the_folder_is_no_part_of_the_command(out):
+    arguments = ["/a/place/gpu.py", "--minutes", "6", *out, "--profile"]
+    assert command_line(arguments) == "python bench/gpu.py --minutes 6 --profile"
+
+
+def test_a_run_without_diffusers_has_no_column_for_it(result):
+    result["rows"][0]["target"] = "6"
+    page = performance_page("", [result])
+    assert "| picture | | ours | to reach | ours, of the ceiling |" in page
+    assert "| 8x8, 5 steps | prior, s | 8.00 | 6 |  |" in page
+    assert "| 8x8, 5 steps | denoise, s | 10.00 |  | 560 TFLOP/s, 72% |" in page
+    assert "783 TFLOP/s in a large product and \n900.0 GB/s in a copy" in page
+    assert "1 counted run; diffusers was not measured." in page
+    assert "| 18.20 s | not measured |" in readme_table([result])
+
+
+def test_a_number_that_diffusers_lacks_is_empty(result):
+    result["rows"][0] |= {"upstream": 16.0, "ratio": 2.0}
+    page = performance_page("", [result])
+    assert "| picture | | ours | diffusers | ratio | ours, of the ceiling |" in page
+    assert "| 8x8, 5 steps | prior, s | 8.00 | 16.00 | 2.00 |  |" in page
+    assert "| 8x8, 5 steps | decode, s | 0.20 |  |  |  |" in page
