@@ -25,7 +25,7 @@ from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "A poster with the headline 'OPEN DAY' and below it 'Saturday 10 am'"
-SEED, STEPS = "8", "12"
+SEED, STEPS = "6", "12"
 WAIT_MS = 300_000
 LOADED = (
     "() => { const one = document.querySelector('.finished img');"
