@@ -135,7 +135,12 @@ INK_WORDS = (
 ).split(";")
 SOLID_WORDS = (
     "{c} background;on {c};on a {c} background;background {c};{c} backdrop;plain {c} background;on plain {c};"
-    "solid {c} background;background in {c};{c} paper;over {c};the background is {c}"
+    "solid {c} background;background in {c};{c} paper;over {c};the background is {c};{c};{c};all in {c};{c} page;"
+    "on a {c} page;a {c} card;on a {c} card;{c} all over;a {c} sheet"
+).split(";")
+SOLID_AND_INK_WORDS = (
+    "{c} with {i} letters;{c} with {i} lettering;{i} on {c};{c} with {i} type;{c} and {i};{c}, type in {i};"
+    "{c}, {i} letters;{i} letters on {c};{c} with {i} text"
 ).split(";")
 GRADIENT_WORDS = (
     "gradient from {c} to {d};{c} to {d} gradient background;a {c} to {d} gradient;background fading from {c} to {d};"
@@ -167,13 +172,17 @@ def write_prompt(content: Content, seed: int) -> str:
     noun = rng.choice(THINGS).replace("_", " ")
     if rng.random() < 0.35:
         noun = f"{rng.choice(ADJECTIVES)} {noun}"
-    clauses = _clauses(rng, content)
-    color_in_noun = "color" in content.say and not content.bottom_color and rng.random() < 0.15
-    if "color" in content.say:
-        if color_in_noun:
-            noun = f"{color_word(rng, content.color)} {noun}"
-        else:
-            clauses.append(_background(rng, content))
+    says_ink = "ink" in content.say and bool(content.headline) and not content.panel_color
+    says_solid = "color" in content.say and not content.bottom_color
+    is_pair = says_ink and says_solid and rng.random() < 0.25
+    clauses = _clauses(rng, content, says_ink and not is_pair)
+    if is_pair:
+        color, ink = color_word(rng, content.color), color_word(rng, content.ink)
+        clauses.append(rng.choice(SOLID_AND_INK_WORDS).format(c=color, i=ink))
+    elif says_solid and rng.random() < 0.15:
+        noun = f"{color_word(rng, content.color)} {noun}"
+    elif "color" in content.say:
+        clauses.append(_background(rng, content))
     head = noun if rng.random() < 0.2 else _with_article(noun)
     if rng.random() < 0.3:
         head += f" for {rng.choice(TOPICS)}"
@@ -235,7 +244,7 @@ def _finish(rng: random.Random, prompt: str) -> str:
     return prompt + (rng.choice([".", ""]) if rng.random() < 0.5 else "")
 
 
-def _clauses(rng: random.Random, content: Content) -> list[str]:
+def _clauses(rng: random.Random, content: Content, says_ink: bool) -> list[str]:
     clauses = []
     if "align" in content.say:
         clauses.append(_pick(rng, ALIGN_WORDS, content.align))
@@ -244,7 +253,7 @@ def _clauses(rng: random.Random, content: Content) -> list[str]:
     if content.shape:
         shape = _pick(rng, SHAPE_WORDS, content.shape).format(c=color_word(rng, content.shape_color))
         clauses.append(shape.replace("a orange", "an orange"))
-    if "ink" in content.say and content.headline and not content.panel_color:
+    if says_ink:
         clauses.append(rng.choice(INK_WORDS).format(c=color_word(rng, content.ink)))
     return clauses
 
