@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Train nano on one CUDA GPU, data drawn there: from nothing in 20 minutes, or on from the checkpoint that ships
 # (ON=1) in 6. The prior and the decoder train at the same time: each leaves the GPU idle for a part.
-# Needs the packages of `make nano`, 16 CPU cores and 40 GB of GPU memory; where there is no GPU the same commands run
-# on the CPU (DRY=1: half a minute a stage, to see that every stage starts, saves and packs).
+# Of this the prior's part has run on a GPU (an H200 with 16 CPU cores); the decoder's and the times are estimates.
+# Needs the packages of `make nano`; where there is no GPU the same commands run on the CPU (DRY=1: half a minute a
+# stage, to see that every stage starts, saves and packs).
 # MINUTES: of training of the prior and the decoder.
 set -euo pipefail
 cd "$(dirname "$0")"
