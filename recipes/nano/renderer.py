@@ -133,7 +133,8 @@ def glyph_mask(char: str, size: str, style: str) -> np.ndarray:
 
 
 @functools.cache
-def _visible_parts(char: str, size: str, style: str) -> tuple[tuple[int, int], ...]:
+def visible_parts(char: str, size: str, style: str) -> tuple[tuple[int, int], ...]:
+    """Return the cells of a glyph that show any of it, (row, column) inside the glyph."""
     mask = glyph_mask(char, size, style)
     rows, columns = GLYPH_CELLS[size]
     cells = mask.reshape(rows, CELL, columns, CELL).max(axis=(1, 3))
@@ -148,7 +149,7 @@ def text_cells(design: Design) -> np.ndarray:
         for i, char in enumerate(line.text):
             if char == " ":
                 continue
-            for r, c in _visible_parts(char, line.size, line.style):
+            for r, c in visible_parts(char, line.size, line.style):
                 token = text_token(char, line.size, r, c, line.style)
                 tokens[line.row + r, line.column + step * i + c] = token
     return tokens

@@ -1,0 +1,123 @@
+"""What nano's trainings share gives the same however it is put together."""
+
+import pickle
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "nano"
+WORDS = ["Harbour", "tea", "OPEN", "Wednesday", "of", "Market", "lantern", "Co"]
+
+
+@pytest.fixture(autouse=True)
+def on_the_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPE))
+
+
+@pytest.fixture
+def codebook():
+    from renderer import BackgroundCodebook
+    from training import CODEBOOK
+
+    return BackgroundCodebook.load(CODEBOOK)
+
+
+@pytest.fixture
+def fonts():
+    from renderer import find_font
+
+    try:
+        find_font("LiberationSans-Bold.ttf")
+        find_font("DejaVuSerif.ttf")
+    except SystemExit as missing:
+        pytest.skip(str(missing))
+
+
+def test_matrices_of_one_shape_are_updated_as_each_alone():
+    from training import Muon
+
+    torch.manual_seed(0)
+    start = [torch.randn(8, 12), torch.randn(8, 12) * 3, torch.randn(12, 8)]
+    gradients = [torch.randn_like(t) for t in start]
+
+    def updated(indices):
+        params = [torch.nn.Parameter(start[i].clone()) for i in indices]
+        optimizer = Muon(params, lr=0.1, weight_decay=0.01)
+        for _ in range(2):
+            for parameter, i in zip(params, indices, strict=True):
+                parameter.grad = gradients[i].clone()
+            optimizer.step()
+        return params
+
+    for i, together in enumerate(updated([0, 1, 2])):
+        torch.testing.assert_close(together, updated([i])[0], atol=1e-3, rtol=1e-2)
+        assert not torch.equal(together, start[i])
+
+
+def test_each_picture_gets_the_texts_of_its_own_prompt(codebook):
+    import random
+
+    from decoder import NUM_GLYPH_TOKENS, Decoder, glyph_batch
+
+    torch.manual_seed(0)
+    decoder = Decoder(codebook.centres).eval()
+    prompts = ["A sign 'OPEN' and 'TODAY'", "no text", "A card " + "'" + "x" * 120 + "'"]
+
+    def encoded(some):
+        batch = map(torch.from_numpy, glyph_batch(some, random.Random(0), 0.0))
+        with torch.no_grad():
+            return decoder.encode_glyphs(*batch, len(some))
+
+    embeds, mask = encoded(prompts)
+    assert mask.sum(1)[2] == NUM_GLYPH_TOKENS  # what finds no room is left out
+    assert not embeds[~mask].any()
+    for i, prompt in enumerate(prompts):
+        alone, alone_mask = encoded([prompt])
+        assert torch.equal(mask[i], alone_mask[0])
+        torch.testing.assert_close(embeds[i], alone[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("few", "many"), [(6, 10), (6, 6), (1, 4), (2, 9)])
+def test_layers_keep_their_order_among_new_ones(few, many):
+    from warm_start import spread
+
+    places = spread(few, many)
+    assert places == sorted(set(places)) and len(places) == few
+    assert places[0] == 0 and places[-1] == (many - 1 if few > 1 else 0)
+
+
+def test_the_next_row_of_a_gradient_weighs_more_than_what_copies_it(fonts, codebook):
+    from designs import Content, plan_tokens, typeset
+    from layout import text_to_image_sequence
+    from prior import importance
+    from renderer import prior_tokens
+
+    content = Content("OPEN", color="navy", bottom_color="teal")
+    design = typeset(content, 16, 16)
+    plan, picture = plan_tokens(content, design), prior_tokens(design, codebook)
+    sequence = text_to_image_sequence("a poster that says 'OPEN'", [plan, picture])
+    weights = importance(sequence, plan.size)[-picture.size :].reshape(picture.shape)
+    assert weights[2, 1] == 2.0
+    assert (weights[2, 3:] < 0.5).all()
+
+
+def test_a_store_is_read_in_another_process_without_being_touched(
+    fonts, codebook, tmp_path, monkeypatch
+):
+    import latents
+
+    monkeypatch.setattr(latents, "CAPACITY", {("wall", 16): 4})
+    vae = SimpleNamespace(config=None)
+    store = latents.LatentStore(latents.Drawer("wall", 16, codebook, WORDS), tmp_path, vae)
+    store.tokens[:], store.num_made = 7, 3
+    sent = pickle.loads(pickle.dumps(store))
+    assert len(sent) == 3 and (np.asarray(sent.tokens) == 7).all()
+    with pytest.raises(ValueError, match="read-only"):
+        sent.tokens[:] = 0
+    picture, tokens, _ = sent.drawer(1)
+    assert picture.shape == (1, 512, 512, 3) and tokens.shape == (1, 16, 16)
+    assert sys.getsizeof(pickle.dumps(store.drawer)) < 2**21
