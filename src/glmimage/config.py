@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     )
     fast: str = Field(
         "",
-        description="switches that leave the pictures as they are and take time to warm up: "
+        description="switches that compute the same but for rounding and take time to warm up: "
         "compile (the decoder, and the prior with graphs), graphs (the prior, on CUDA)",
     )
     lora_dir: Path | None = Field(
