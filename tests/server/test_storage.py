@@ -227,6 +227,11 @@ def test_strangers_cannot_begin(server, path):
         assert (answer.status_code, answer.json()) == (401, {"detail": "invalid key credentials"})
 
 
+def changed(part: str) -> str:
+    """Return another text of the same length: the first letter is never what it was."""
+    return ("B" if part[0] == "A" else "A") + part[1:]
+
+
 def test_forged_addresses_are_refused(server):
     one, other = initiate(server), initiate(server)
     multipart = initiate(server, "initiate-multipart")
@@ -236,8 +241,8 @@ def test_forged_addresses_are_refused(server):
         good._replace(query="").geturl(),
         good._replace(query="token=").geturl(),
         good._replace(query=f"token={signed}").geturl(),
-        good._replace(query=f"token={signed}.{mac[:-1]}A").geturl(),
-        good._replace(query=f"token={signed[:-2]}AA.{mac}").geturl(),
+        good._replace(query=f"token={signed}.{changed(mac)}").geturl(),
+        good._replace(query=f"token={changed(signed)}.{mac}").geturl(),
         good._replace(query=f"token={signed}.%C3%A4").geturl(),
         # the right token at another file, and of another kind
         good._replace(path=urlsplit(other["upload_url"]).path).geturl(),
