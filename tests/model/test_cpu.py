@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from glmimage.model import cpu
-from glmimage.model.cpu import attend, linear_gelu
+from glmimage.model.cpu import attend, linear, linear_gelu
 
 
 def heads(seed, length, dtype=torch.float32):
@@ -16,7 +17,7 @@ def heads(seed, length, dtype=torch.float32):
 @pytest.fixture
 def always(monkeypatch):
     """Take the products wherever they are possible, whatever processor runs the tests."""
-    monkeypatch.setattr(cpu, "_bfloat16_units", lambda: True)
+    monkeypatch.setattr(cpu, "_products_are_faster", lambda x: x.dtype == torch.bfloat16)
 
 
 @pytest.mark.usefixtures("always")
@@ -44,21 +45,65 @@ def test_float32_masks_and_short_rows_take_the_kernel_of_pytorch():
         assert torch.equal(attend(one, one, one, seen), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_layer_with_gelu(dtype):
+@pytest.fixture
+def layer():
     generator = torch.Generator().manual_seed(3)
-    x, weight, bias = (
-        torch.randn(*shape, generator=generator) for shape in ((1, 500, 96), (128, 96), (128,))
-    )
-    x, weight, bias = x.to(dtype), weight.to(dtype) / 10, bias.to(dtype)
+    layer = nn.Linear(96, 128)
     with torch.no_grad():
-        ours = linear_gelu(x, weight, bias)
-    expected = F.gelu(F.linear(x.double(), weight.double(), bias.double()), approximate="tanh")
-    assert ours.dtype == dtype
-    assert (ours - expected).abs().max() < (0.02 if dtype == torch.bfloat16 else 1e-5)
+        layer.weight.copy_(torch.randn(128, 96, generator=generator) / 10)
+        layer.bias.copy_(torch.randn(128, generator=generator))
+    return layer
 
 
-def test_gradients_pass_through_the_layer():
-    x = torch.randn(300, 8, dtype=torch.bfloat16, requires_grad=True)
-    linear_gelu(x, torch.ones(4, 8).bfloat16(), torch.zeros(4).bfloat16()).sum().backward()
-    assert x.grad.abs().sum() > 0
+@pytest.fixture
+def onednn(monkeypatch):
+    """Take oneDNN's products wherever there are any, whatever processor runs the tests."""
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("no oneDNN in this PyTorch")
+    monkeypatch.setattr(cpu, "_has_onednn", lambda dtype: True)
+
+
+@pytest.mark.usefixtures("onednn")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layer_with_and_without_gelu(layer, dtype):
+    x = torch.randn(1, 500, 96, generator=torch.Generator().manual_seed(4)).to(dtype)
+    layer.to(dtype)
+    plain = F.linear(x.double(), layer.weight.double(), layer.bias.double())
+    curved = F.gelu(plain, approximate="tanh")
+    with torch.inference_mode():
+        for ours, expected in ((linear(x, layer), plain), (linear_gelu(x, layer), curved)):
+            assert ours.dtype == dtype
+            assert (ours - expected).abs().max() < (0.03 if dtype == torch.bfloat16 else 1e-5)
+
+
+@pytest.mark.usefixtures("onednn")
+def test_a_packed_weight_is_made_anew_when_the_weight_changes(layer):
+    x = torch.ones(1, 300, 96, dtype=torch.bfloat16)
+    layer.to(torch.bfloat16)
+    with torch.no_grad():
+        before = linear(x, layer)
+        assert layer in cpu._packed
+        layer.weight.zero_()
+        assert torch.equal(linear(x, layer), layer.bias.expand(1, 300, -1))
+        layer.weight = nn.Parameter(-layer.weight + 1)
+        assert not torch.equal(linear(x, layer), before)
+        assert torch.allclose(linear(x, layer), layer(x), atol=0.5, rtol=0.02)
+
+
+@pytest.mark.usefixtures("onednn")
+def test_a_large_weight_is_not_kept_twice(layer, monkeypatch):
+    monkeypatch.setattr(cpu, "MAX_PACKED_BYTES", layer.weight.nbytes // 2 - 1)
+    layer.to(torch.bfloat16)
+    with torch.no_grad():
+        linear(torch.ones(1, 300, 96, dtype=torch.bfloat16), layer)
+    assert layer not in cpu._packed
+
+
+@pytest.mark.usefixtures("onednn")
+def test_adapters_are_not_passed_over(layer):
+    layer.to(torch.bfloat16)
+    x = torch.ones(1, 300, 96, dtype=torch.bfloat16)
+    adapted = nn.Sequential(layer, nn.ReLU())
+    with torch.no_grad():
+        assert torch.equal(linear(x, adapted), adapted(x))
+        assert torch.equal(linear_gelu(x, adapted), F.gelu(adapted(x), approximate="tanh"))

@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import DitConfig
-from .cpu import attend, linear_gelu
-from .lora import LoraLinear
+from .cpu import attend, linear, linear_gelu
 from .reference_cache import ReferenceCache
 from .step_cache import StepCache
 
@@ -290,16 +289,11 @@ class Block(nn.Module):
         image = torch.addcmul(image, of_both[1], of_image[2][:, None])
 
         joined = [_modulate(text, *of_text[3:5]), _modulate(image, *of_image[3:5])]
-        hidden = self._widen(torch.cat(joined, dim=1))
-        of_both = self.ff_out(hidden).split(lengths, dim=1)
+        hidden = linear_gelu(torch.cat(joined, dim=1), self.ff_in)
+        of_both = linear(hidden, self.ff_out).split(lengths, dim=1)
         text = torch.addcmul(text, of_both[0], of_text[5][:, None])
         image = torch.addcmul(image, of_both[1], of_image[5][:, None])
         return text, image, key_value
-
-    def _widen(self, joined: Tensor) -> Tensor:
-        if isinstance(self.ff_in, LoraLinear):
-            return F.gelu(self.ff_in(joined), approximate="tanh")
-        return linear_gelu(joined, self.ff_in.weight, self.ff_in.bias)
 
     def _attend(
         self,
@@ -308,7 +302,9 @@ class Block(nn.Module):
         mask: Tensor | None,
         past: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        heads = self.qkv(joined).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        heads = (
+            linear(joined, self.qkv).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        )
         # normalised and rotated together, and left contiguous for the attention kernel
         query_key = F.layer_norm(heads[:2], heads.shape[-1:], eps=NORM_EPS)
         query, key = _rotate(query_key, *rotary)
@@ -318,11 +314,11 @@ class Block(nn.Module):
             all_keys = torch.cat([past[0], key], dim=2)
             all_values = torch.cat([past[1], value], dim=2)
         attended = attend(query, all_keys, all_values, mask)
-        return self.attention_out(attended.transpose(1, 2).flatten(2)), (key, value)
+        return linear(attended.transpose(1, 2).flatten(2), self.attention_out), (key, value)
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    if len(shift) == 1 and x.dtype == torch.float32:
+    if len(shift) == 1 and x.device.type == "cpu":
         # one picture: the norm's own kernel scales and shifts (1.05 -> 0.37 ms at 1040 x 384)
         return F.layer_norm(x, x.shape[-1:], 1 + scale[0], shift[0], NORM_EPS)
     return torch.addcmul(
@@ -331,8 +327,16 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate channel i of (..., S, D) with channel i + D / 2, in float32."""
-    first, second = x.float().chunk(2, dim=-1)
+    """Rotate channel i of (..., S, D) with channel i + D / 2, in float32.
+
+    On a CPU bfloat16 stays as it is (0.90 -> 0.35 ms at 1040 tokens of 6 heads): it rounds what is
+    rounded before and after, and the error against float32 is the same.
+    """
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+        cos, sin, halves = cos.to(x.dtype), sin.to(x.dtype), x
+    else:
+        halves = x.float()
+    first, second = halves.chunk(2, dim=-1)
     turned = [
         torch.addcmul(first * cos, second, sin, value=-1),
         torch.addcmul(second * cos, first, sin),
