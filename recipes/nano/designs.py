@@ -41,6 +41,8 @@ from type_tokens import (
 )
 
 SHAPE_KINDS = ("circle", "ring", "frame", "stripe", "box", "star", "arrow", "triangle", "badge")
+PLANNED_SHAPES = (*SHAPE_KINDS, "panel")
+LEFT_OF_SHAPE = 3  # columns that tell where it begins and ends (renderer.py)
 PICTURE_SIZES = (  # width, height in px: the presets, then what lies between
     ((512, 512), 10),
     ((1024, 1024), 4),
@@ -371,17 +373,31 @@ def plan_tokens(content: Content, design: Design) -> np.ndarray:
     A line's first row gives its number, spells it in small type and tells its length, then goes on to the next line's
     letters and length as far as there is room, while it is known where in the prompt they are; the second says style,
     size, place, alignment and the rows left empty above it, then the number again, the column at which it begins, and
-    the rows left empty below it or that it is the last. The rows that remain count down to the picture.
+    the rows left empty below it or that it is the last. The rows that remain count down to the picture; the first of
+    them tells the shape, if there is one: its kind, named as a length is, then in its colour its first row and column,
+    its height and width.
     """
     rows, columns = small_grid(design.num_rows, design.num_columns)
     color = COLORS.index(content.color)
     tokens = np.full((rows, columns), FIRST_BACKGROUND + color, np.int64)
     if content.bottom_color:
         tokens[-1] = FIRST_BACKGROUND + COLORS.index(content.bottom_color)
+    first_free = 2 * len(design.lines) + 1
+    if design.shapes and first_free < rows:
+        kind = "panel" if content.panel_color else content.shape
+        top, left, height, width = design.shapes[0].cells
+        color_of_shape = COLORS.index(content.panel_color or content.shape_color)
+        tokens[first_free, 1:6] = [
+            LENGTH + PLANNED_SHAPES.index(kind),
+            message(color_of_shape, ROWS + min(top, MAX_ROWS)),
+            message(color_of_shape, COLUMNS + min(max(left, 1), MAX_COLUMNS) - 1),
+            message(color_of_shape, ROWS + min(height, MAX_ROWS)),
+            message(color_of_shape, COLUMNS + min(width, MAX_COLUMNS) - 1),
+        ]
     if not design.lines:
         return tokens
     tokens[0] = message(color, INK + COLORS.index(content.ink))
-    for row in range(2 * len(design.lines) + 1, rows):
+    for row in range(first_free, rows):
         own = int(tokens[row, 0]) - FIRST_BACKGROUND
         tokens[row, 0] = message(own, ROWS + min(rows - 1 - row, MAX_ROWS))
     places = [place for *_, place, _ in _break_lines(content, design.num_rows, design.num_columns)]
@@ -428,24 +444,26 @@ def _shapes(content: Content, rows: int, columns: int, lines: list[Line]) -> tup
     if content.shape == "frame":
         return (Shape("frame", rows / 2, columns / 2, rows / 2, columns / 2, color),)
     gaps = [(a.row + a.num_rows, b.row) for a, b in itertools.pairwise(lines)]
-    gaps = [(0, first), *gaps, (last, rows)]
+    gaps = [(1, first), *gaps, (last, rows)]  # the first row names the ink
     start, end = max(gaps, key=lambda gap: gap[1] - gap[0])
     room = end - start
     if room < 3:
         return ()
-    y = start + room / 2
+    # Edges stand on the grid: a cell of a shape is then told by its size and by where in it the cell lies.
+    width = min(max(2, round(content.shape_size * (room - 1))), columns - LEFT_OF_SHAPE - 1)
+    height = {"stripe": round(content.shape_size * room / 3), "arrow": round(0.6 * width)}.get(content.shape, width)
+    height = max(1, height)
+    y = start + (room - height) // 2 + height / 2
     if content.shape == "stripe":
-        return (Shape("stripe", y, columns / 2, max(0.5, round(content.shape_size * room / 6) * 0.5), columns, color),)
-    radius = max(1.0, round(content.shape_size * (room - 1)) / 2)
-    radius = min(radius, columns / 2 - 1)
-    x = min(max(content.shape_place * columns, radius + 0.5), columns - radius - 0.5)
+        return (Shape("stripe", y, columns / 2, height / 2, columns / 2, color),)
+    left = min(max(round(content.shape_place * columns - width / 2), LEFT_OF_SHAPE), columns - width - 1)
+    x, radius = left + width / 2, width / 2
     if content.shape == "ring":
         return (Shape("ring", y, x, 0.5, radius - 0.5, color),)
     if content.shape == "badge":
         inner = Shape("ring", y, x, 0.15, radius - 0.5, PALETTE[contrasting_ink(content.shape_color)])
         return (Shape("circle", y, x, radius, radius, color), inner)
-    half_height = radius * 0.6 if content.shape == "arrow" else radius
-    return (Shape(content.shape, y, x, half_height, radius, color),)
+    return (Shape(content.shape, y, x, height / 2, radius, color),)
 
 
 def small_grid(rows: int, columns: int) -> tuple[int, int]:

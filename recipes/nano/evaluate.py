@@ -14,7 +14,7 @@ from glmimage.evaluation.run import checkpoint_fingerprint
 from glmimage.loading.hub import resolve_model
 
 HERE = Path(__file__).parent
-SETS = ("freely_written", "held_out", "edits", "one_line")
+SETS = ("freely_written", "held_out", "own_edits", "edits", "one_line")
 
 
 def main() -> None:

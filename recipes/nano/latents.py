@@ -12,7 +12,7 @@ from designs import random_content, random_grid, text_wall, typeset
 from diffusers import AutoencoderKL
 from edits import random_edit
 from prompts import write_prompt
-from renderer import BackgroundCodebook, Design, cell_tokens, draw, prior_tokens
+from renderer import BackgroundCodebook, Design, draw, prior_tokens, source_tokens
 from training import DEVICE, autocast, in_processes
 from type_tokens import COLORS, FIRST_BACKGROUND, FIRST_COLORED, FIRST_COLORLESS, INK, NUM_MESSAGES, message
 from vae import to_tensor
@@ -72,7 +72,7 @@ class Drawer:
             source = edit.sources[0]
             return [
                 (edit.target, prior_tokens(edit.target, self.codebook)),
-                (source, cell_tokens(source, self.codebook)),
+                (source, source_tokens(source, self.codebook)),
             ]
         if self.kind == "wall":
             design = text_wall(seed, self.words, cells, cells)

@@ -45,7 +45,7 @@ SPECIAL_TOKENS = {
 def invisible_inks() -> list[int]:
     """Return the tokens that say an ink too near to their own colour; no design has one.
 
-    Ink and colour are scored apart (prior.CodeTable), so the prior cannot rule them out where it draws both.
+    Ink and colour are scored apart (code_table.CodeTable), so the prior cannot rule them out where it draws both.
     """
     inks = [
         [ink for ink, other in enumerate(COLORS) if contrast(PALETTE[other], PALETTE[color]) <= LEAST_CONTRAST]
@@ -72,7 +72,7 @@ def prior_state(prior: Prior) -> dict[str, torch.Tensor]:
 
 
 def vision_state(encoder: CellEncoder, like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tokenizer's tensors under the reference's names; attention and position embedding are zero."""
+    """Return the tokenizer's tensors under the reference's names; what it does not have is zero there."""
     state = {k: torch.zeros_like(v) for k, v in like.items() if k.startswith(("model.visual.", "model.vqmodel."))}
     for name, tensor in state.items():
         if "norm1.weight" in name:
@@ -84,11 +84,28 @@ def vision_state(encoder: CellEncoder, like: dict[str, torch.Tensor]) -> dict[st
         for ours, theirs in (("norm2", "norm2"), ("fc1", "mlp.fc1"), ("fc2", "mlp.fc2")):
             state[f"model.visual.blocks.{i}.{theirs}.weight"].copy_(block[ours].weight)
             state[f"model.visual.blocks.{i}.{theirs}.bias"].copy_(block[ours].bias)
+    pack_attention(encoder, state, f"model.visual.blocks.{len(encoder.blocks) - 1}.")
     conv = state["model.vqmodel.quant_conv.weight"]
     conv.copy_(encoder.quant_conv.weight.view_as(conv))
     state["model.vqmodel.quant_conv.bias"].copy_(encoder.quant_conv.bias)
     state["model.vqmodel.quantize.embedding.weight"].copy_(nn.functional.normalize(encoder.codes, dim=-1))
     return state
+
+
+def pack_attention(encoder: CellEncoder, state: dict[str, torch.Tensor], layer: str) -> None:
+    """Fill the attention of the layer that looks at the whole picture: every query the same, keys that are scores."""
+    heads, width = encoder.scores.weight.shape
+    head_dim = width // heads
+    _, key, value = state[f"{layer}attn.qkv.weight"].view(3, heads, head_dim, width)
+    query_bias, key_bias, value_bias = state[f"{layer}attn.qkv.bias"].view(3, heads, head_dim)
+    query_bias[:, 0] = head_dim**0.5  # a product of query and key is divided by it
+    key[:, 0], key_bias[:, 0] = encoder.scores.weight, encoder.scores.bias
+    value.copy_(encoder.values.weight.view_as(value))
+    value_bias.copy_(encoder.values.bias.view_as(value_bias))
+    state[f"{layer}attn.proj.weight"].copy_(encoder.out.weight)
+    state[f"{layer}attn.proj.bias"].copy_(encoder.out.bias)
+    state[f"{layer}norm1.weight"].copy_(encoder.norm1.weight)
+    state[f"{layer}norm1.bias"].copy_(encoder.norm1.bias)
 
 
 def write(folder: Path, state: dict[str, torch.Tensor], stem: str) -> None:

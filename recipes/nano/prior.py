@@ -13,21 +13,34 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from code_table import CodeTable
 from designs import load_codebook, load_words, plan_tokens, random_content, random_grid, typeset
 from edits import random_edit
 from layout import (
     FIRST_BYTE,
     PRIOR_CONFIG,
-    VISION_VOCAB_SIZE,
     VOCAB_SIZE,
     Sequence,
     image_to_image_sequence,
     text_to_image_sequence,
 )
 from prompts import write_prompt
-from renderer import BackgroundCodebook, Design, cell_tokens, prior_tokens
+from renderer import BackgroundCodebook, Design, prior_tokens, source_tokens
+from tokenizer import CellEncoder, SourceReader
 from torch import nn
-from training import CODEBOOK, DEVICE, DTYPE, Average, Muon, Run, autocast, compiled, in_processes, split_parameters
+from training import (
+    CODEBOOK,
+    DEVICE,
+    DTYPE,
+    RUNS,
+    Average,
+    Muon,
+    Run,
+    autocast,
+    compiled,
+    in_processes,
+    split_parameters,
+)
 from type_tokens import (
     CHARS,
     CODEBOOK_SIZE,
@@ -35,12 +48,9 @@ from type_tokens import (
     FIRST_BACKGROUND,
     LENGTH,
     NAMES,
-    NUM_MESSAGES,
-    NUM_STEPS,
     NUM_TEXT_TOKENS,
-    PARTS,
+    ROWS,
     SPELLS,
-    STYLES,
 )
 
 Batch = tuple[np.ndarray, ...]
@@ -51,11 +61,11 @@ FIRST_CELL = 12.0
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 # kind: sequence length, batch size, share of the steps
 KINDS = {
-    "plan": (512, 14, 0.26),  # the rows of the plan that are written on, and its last ones
-    "rows": (928, 8, 0.16),  # those, and rows of the picture
+    "plan": (512, 14, 0.22),  # the rows of the plan that are written on, and its last ones
+    "rows": (928, 8, 0.15),  # those, and rows of the picture
     "square": (784, 9, 0.14),  # all of both grids at 512 x 512
-    "whole": (1600, 4, 0.18),  # all of both grids, sides up to 1024 px
-    "edit": (928, 7, 0.18),  # one or two sources and the picture asked for
+    "whole": (1600, 4, 0.16),  # all of both grids, sides up to 1024 px
+    "edit": (928, 7, 0.25),  # one or two sources and the picture asked for
     "large": (2700, 3, 0.08),  # both grids of the largest pictures, and edits of any size
 }
 
@@ -124,66 +134,6 @@ class Layer(nn.Module):
     def forward(self, x, cos, sin):
         x = x + self.post_self_attn_layernorm(self.self_attn(self.input_layernorm(x), cos, sin))
         return x + self.post_mlp_layernorm(self.mlp(self.post_attention_layernorm(x)))
-
-
-class CodeTable(nn.Module):
-    """A vector for every vision id, put together from what ids name (character, part, style, message, colour, step).
-
-    What is named alike learns together; `merged()` is what is saved.
-    """
-
-    def __init__(self, centres: np.ndarray, scale: float, width: int = HIDDEN):
-        super().__init__()
-        sizes = {"char": len(CHARS), "part": len(PARTS), "style": len(STYLES), "message": NUM_MESSAGES}
-        sizes |= {"step": NUM_STEPS, "background": len(centres), "special": VISION_VOCAB_SIZE - CODEBOOK_SIZE}
-        for name, number in sizes.items():
-            weight = scale * (1.0 if name in ("char", "special") else 0.5)
-            self.register_parameter(name, nn.Parameter(torch.randn(number, width) * weight))
-        self.colorless = nn.Parameter(torch.randn(1, width) * scale * 0.5)
-        self.color = nn.Parameter(torch.randn(centres.shape[1], width) * scale * 0.15)
-        self.register_buffer("centres", torch.from_numpy(centres).float() * 2 - 1, persistent=False)
-        for name in ("char", "part", "style", "message", "color", "step", "background"):
-            self.register_buffer(f"{name}_of", torch.from_numpy(getattr(NAMES, name)), persistent=False)
-
-    def backgrounds(self):
-        """Return the vectors of the cells that are nothing but background, (B, hidden); the palette comes first."""
-        return self.background + self.centres @ self.color
-
-    def merged(self):
-        """Return the table, float32 (VISION_VOCAB_SIZE, hidden)."""
-        none = torch.zeros_like(self.colorless)  # index -1: the token does not name it
-        background = self.backgrounds()
-        table = torch.cat([background, none])[self.background_of] + torch.cat([self.step, none])[self.step_of]
-        for name in ("char", "part", "style", "message"):
-            table = table + torch.cat([getattr(self, name), none])[getattr(self, f"{name}_of")]
-        colors = torch.cat([background[: len(COLORS)], none])[self.color_of]
-        bare = (self.message_of >= 0) & (self.color_of < 0)
-        table = table + colors + bare[:, None] * self.colorless
-        return torch.cat([table, self.special])
-
-    def cross_entropy(self, hidden, targets):
-        """Return -log p of the targets (N,) given hidden states (N, hidden), without the table of all ids.
-
-        Scores are sums over what a token names, so the sum over all tokens is one of products of short sums.
-        """
-        score = lambda table: hidden @ table.T  # noqa: E731
-        char, part, style, said = score(self.char), score(self.part), score(self.style), score(self.message)
-        background, step, colorless = score(self.backgrounds()), score(self.step), score(self.colorless)
-        styles = {n: style[:, :n].logsumexp(1) for n in {p.num_styles for p in PARTS}}
-        text = part + torch.stack([styles[p.num_styles] for p in PARTS], 1) + char.logsumexp(1, keepdim=True)
-        colors = torch.cat([background[:, : len(COLORS)], colorless], 1).logsumexp(1, keepdim=True)
-        messages = said.logsumexp(1, keepdim=True) + colors
-        total = torch.cat([text, messages, step, background], 1).logsumexp(1)
-
-        def own(scores, names):
-            index = names[targets]
-            return scores.gather(1, index.clamp(min=0)[:, None])[:, 0] * (index >= 0)
-
-        parts = ((char, self.char_of), (part, self.part_of), (style, self.style_of), (said, self.message_of))
-        parts += ((step, self.step_of), (background, self.background_of), (background, self.color_of))
-        chosen = sum(own(scores, names) for scores, names in parts)
-        bare = (self.message_of[targets] >= 0) & (self.color_of[targets] < 0)
-        return total - chosen - colorless[:, 0] * bare
 
 
 class Prior(nn.Module):
@@ -269,6 +219,9 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     weights[in_plan & (ids >= LENGTH) & (ids < FIRST_BACKGROUND)] = 2.0
     placed = in_plan & (said >= len(COLORS)) & (ids < CODEBOOK_SIZE)
     weights[placed] = 3.0
+    is_second = sequence.positions[2] == sequence.positions[0] + 1
+    counts = (NAMES.message[previous.clip(max=CODEBOOK_SIZE - 1)] >= ROWS) & (previous < CODEBOOK_SIZE)
+    weights[in_plan & is_second & counts & (SHADE[ids] >= 0)] = 1.0  # no shape follows the lines
     # where the picture carries the plan out: its ink, and how far it is to the next line
     told = ~in_plan & (said >= 0) & (ids < CODEBOOK_SIZE)
     weights[told] = np.maximum(weights[told], 1.0)
@@ -289,11 +242,20 @@ def _after_a_gap(sequence: Sequence) -> np.ndarray:
 class Samples:
     """Random training sequences, deterministic by the number of their batch.
 
-    first_seed: where the seeds begin; scale: how many times larger the batches are than on one CPU core.
+    first_seed: where the seeds begin; scale: how many times larger the batches are than on one CPU core; reader:
+    reads the sources of edits as the checkpoint will, with its errors; without it they are told without fault.
     """
 
-    def __init__(self, codebook: BackgroundCodebook, words: list[str], first_seed: int = 0, scale: int = 1):
+    def __init__(
+        self,
+        codebook: BackgroundCodebook,
+        words: list[str],
+        first_seed: int = 0,
+        scale: int = 1,
+        reader: SourceReader | None = None,
+    ):
         self.codebook, self.words, self.first_seed, self.scale = codebook, words, first_seed, scale
+        self.reader = reader
 
     def __call__(self, number: int) -> tuple[str, Batch]:
         """Return the kind of batch `number`, and the batch."""
@@ -320,8 +282,11 @@ class Samples:
         if kind == "edit" or (kind == "large" and rng.random() < 0.5):
             square = kind == "edit" and rng.random() < 0.85
             edit = random_edit(seed, self.words, (16, 16) if square else random_grid(rng))
-            sources = [cell_tokens(design, self.codebook) for design in edit.sources]
-            return image_to_image_sequence(edit.prompt, sources, prior_tokens(edit.target, self.codebook)), 0
+            sources = [self._read(design, rng) for design in edit.sources]
+            target = prior_tokens(edit.target, self.codebook)
+            if edit.target.backdrop is not None:  # what is kept of a picture that is no design is kept as it was read
+                target = np.where(target >= FIRST_BACKGROUND, sources[0], target)
+            return image_to_image_sequence(edit.prompt, sources, target), 0
         content = random_content(seed, self.words)
         grid = self._grid(kind, rng)
         design = typeset(content, *grid)
@@ -335,6 +300,11 @@ class Samples:
             kept = [written, _rows_that_decide(rng, design)] if kind == "rows" else None
         sequence = text_to_image_sequence(write_prompt(content, seed), grids, kept, grid)
         return sequence, int(written.sum() if kept else len(plan)) * plan.shape[1]
+
+    def _read(self, design: Design, rng: random.Random) -> np.ndarray:
+        if self.reader is None:
+            return source_tokens(design, self.codebook)
+        return self.reader.read(design, rng)
 
     @staticmethod
     def _grid(kind: str, rng: random.Random) -> tuple[int, int]:
@@ -356,7 +326,14 @@ def _rows_that_decide(rng: random.Random, design: Design) -> np.ndarray:
         kept[end - 1 : end + 1] = True  # what follows is written below the line itself
         if rng.random() < 0.2:
             kept[line.row : end] = True
-    first = rng.randrange(design.num_rows)  # shapes go on, and counts to the next line
+    for shape in design.shapes[:1]:
+        top, _, height, _ = shape.cells
+        if shape.kind != "frame":
+            kept[max(top - 1, 0) : top + min(height, 2)] = True
+            kept[max(top + height - 1, 0) : top + height + 1] = True
+            middle = top + rng.randrange(height)
+            kept[max(middle, 0) : middle + 2] = True
+    first = rng.randrange(design.num_rows)  # frames go on, and counts to the next line
     kept[first : first + 2] = True
     return kept
 
@@ -423,6 +400,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=1, help="larger batches, for a GPU")
     parser.add_argument("--name", default="prior")
     parser.add_argument("--from", dest="source", type=Path, help="weights to begin with, as warm_start.py writes them")
+    parser.add_argument("--tokenizer", type=Path, default=RUNS / "tokenizer.pt", help="reads the sources of edits")
     parser.add_argument("--eager", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -439,8 +417,14 @@ def main() -> None:
     run = Run(args.name, args.minutes, {"prior": prior, "average": average}, optimizers)
     if not args.eager:  # one layer, reused by all
         prior.run_layer = compiled(Layer.forward)
-    samples = Samples(codebook, words, scale=args.scale)
-    checks = Samples(codebook, held_out, first_seed=80_000_000)
+    reader = None
+    if args.tokenizer.exists():
+        encoder = CellEncoder(codebook.centres)
+        encoder.load_state_dict(torch.load(args.tokenizer, weights_only=True)["modules"]["encoder"])
+        reader = SourceReader(encoder)
+    print("sources are read by", args.tokenizer if reader else "nobody: they are told without fault", flush=True)
+    samples = Samples(codebook, words, scale=args.scale, reader=reader)
+    checks = Samples(codebook, held_out, first_seed=80_000_000, reader=reader)
     batches = in_processes(samples, itertools.count(run.num_steps), args.processes)
     recent: dict[str, torch.Tensor] = {}
     for _, (kind, batch) in zip(run.steps(), batches, strict=False):

@@ -3,12 +3,14 @@
 Every glyph fills whole 32 px cells (type_tokens.py), so that the set of text cells is finite and a token can name
 each: that is what makes spelling learnable by a small prior. The plain cells of the uppermost row name the ink. The
 cells left of a line tell how far away it is ("plain red, type begins in 5 columns"), and the first cell of a row how
-far below the next line stands, or right above it the line's number, under which the plan describes it: the decoder
-paints them all as plain, but the prior only has to count down and to look up.
+far below the next line stands, or right above it the line's number, under which the plan describes it. The second
+cell of a row counts down to a shape, the third to the shape's end, and the cells left of it to where it begins. The
+decoder paints them all as plain, but the prior only has to count down and to look up.
 A design is drawn from numbers alone; the same design gives its picture and its prior tokens.
 """
 
 import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from type_tokens import (
     MAX_COLUMNS,
     MAX_LINES,
     MAX_ROWS,
+    NUM_MESSAGES,
     NUM_TEXT_TOKENS,
     PALETTE,
     ROWS,
@@ -48,6 +51,7 @@ SMALL_FONT = ("LiberationSans-Bold.ttf", 29)
 # Small letters of display type just reach the uppermost of its three rows, so that every letter is spelt there.
 DISPLAY_SIZE, BASELINES = 82, {"small": 24, "headline": 49, "display": 72}
 BACKGROUND_FEATURE_SIDE = 4  # a background cell is described by its 4 x 4 mean colours
+ROUNDING = 1e-6  # of a cell: what ends at a cell's edge does not touch the next
 PALETTE_LEAD = 1e-4  # half a squared distance: a learnt centre that equals a palette colour must not take its place
 
 
@@ -83,6 +87,18 @@ class Shape:
     half_height: float
     half_width: float
     color: tuple[int, int, int]
+
+    @property
+    def cells(self) -> tuple[int, int, int, int]:
+        """The cells that it touches: first row, first column, rows, columns."""
+        half_height, half_width = self.half_height, self.half_width
+        if self.kind == "ring":  # a ring's half height is half its thickness
+            half_width += half_height
+        if self.kind in ("circle", "ring", "star"):
+            half_height = half_width
+        row, column = math.floor(self.y - half_height + ROUNDING), math.floor(self.x - half_width + ROUNDING)
+        last_row, last_column = math.ceil(self.y + half_height - ROUNDING), math.ceil(self.x + half_width - ROUNDING)
+        return row, column, last_row - row, last_column - column
 
 
 @dataclass(frozen=True)
@@ -256,6 +272,19 @@ def cell_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
     return np.where(text >= 0, text, background)
 
 
+def source_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
+    """Return what a reference picture is to be read as, int64 (rows, columns): where it is plain it names the ink.
+
+    The tokens of type do not name it, and an edit that does not speak of it is to keep it.
+    """
+    tokens = cell_tokens(design, codebook)
+    colors = tokens - FIRST_BACKGROUND
+    is_plain = (colors >= 0) & (colors < len(COLORS))
+    if design.lines:
+        tokens[is_plain] = message(0, INK + COLORS.index(design.ink)) + NUM_MESSAGES * colors[is_plain]
+    return tokens
+
+
 def prior_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
     """Return the prior tokens of a design, int64 (rows, columns): its cells, the ink, the distances to the type."""
     tokens = cell_tokens(design, codebook)
@@ -281,11 +310,27 @@ def prior_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
             if not is_text[row, column] and (colors[row, column] >= 0 or _is_ramp(design)):
                 away = ahead[0] - row
                 say(row, column, numbers[ahead[0]] if away == 1 else ROWS + min(away, MAX_ROWS))
+    for shape in design.shapes[:1]:  # of a badge the ring is told by the circle
+        if shape.kind != "frame":
+            _point_to(shape, tokens, colors, written)
     if design.lines:
         plain = np.flatnonzero((colors >= 0).any(1))
         for column in np.flatnonzero(colors[plain[0]] >= 0) if len(plain) else ():
             written[plain[0], column] = message(int(colors[plain[0], column]), INK + COLORS.index(design.ink))
     return written
+
+
+def _point_to(shape: Shape, tokens: np.ndarray, colors: np.ndarray, written: np.ndarray) -> None:
+    """Let plain cells that say nothing yet tell how far away a shape begins and ends."""
+    first_row, first_column, num_rows, _ = shape.cells
+    rows = np.arange(len(tokens))
+    told = {(row, 1): ROWS + min(first_row - row, MAX_ROWS) for row in rows[1:first_row]}
+    for row in rows[max(first_row, 0) : first_row + num_rows]:
+        told[row, 2] = ROWS + min(first_row + num_rows - row, MAX_ROWS)
+        told |= {(row, c): COLUMNS + min(first_column - c, MAX_COLUMNS) - 1 for c in range(3, first_column)}
+    for (row, column), what in told.items():
+        if colors[row, column] >= 0 and written[row, column] == tokens[row, column]:
+            written[row, column] = message(int(colors[row, column]), what)
 
 
 def _is_ramp(design: Design) -> bool:

@@ -8,12 +8,13 @@ import argparse
 from pathlib import Path
 
 import torch
+from code_table import CodeTable
 from decoder import Decoder
 from designs import load_codebook, load_words
 from diffusers import AutoencoderKL
 from layout import FIRST_BYTE, VISION_VOCAB_SIZE
 from pack import DESTINATION
-from prior import CodeTable, Prior
+from prior import Prior
 from safetensors.torch import load_file
 from tokenizer import CellEncoder
 from training import CODEBOOK, RUNS
@@ -105,11 +106,30 @@ def tokenizer_of(folder: Path, centres) -> CellEncoder:
         for ours, theirs in (("norm2", "norm2"), ("fc1", "mlp.fc1"), ("fc2", "mlp.fc2")):
             block[ours].weight.copy_(state[f"model.visual.blocks.{i}.{theirs}.weight"])
             block[ours].bias.copy_(state[f"model.visual.blocks.{i}.{theirs}.bias"])
+    _read_attention(encoder, state, f"model.visual.blocks.{len(encoder.blocks) - 1}.")
     encoder.quant_conv.weight.copy_(state["model.vqmodel.quant_conv.weight"].flatten(1))
     encoder.quant_conv.bias.copy_(state["model.vqmodel.quant_conv.bias"])
     codes = state["model.vqmodel.quantize.embedding.weight"].float()
     split_table(encoder.table, torch.cat([codes, codes.new_zeros(VISION_VOCAB_SIZE - CODEBOOK_SIZE, codes.shape[1])]))
     return encoder
+
+
+def _read_attention(encoder: CellEncoder, state: dict[str, torch.Tensor], layer: str) -> None:
+    """Undo pack.pack_attention; of a checkpoint that has none, what attention finds still adds nothing."""
+    output = state[f"{layer}attn.proj.weight"]
+    if not output.any():
+        return
+    heads, width = encoder.scores.weight.shape
+    weights = state[f"{layer}attn.qkv.weight"].view(3, heads, -1, width)
+    biases = state[f"{layer}attn.qkv.bias"].view(3, heads, -1)
+    encoder.scores.weight.copy_(weights[1, :, 0])
+    encoder.scores.bias.copy_(biases[1, :, 0])
+    encoder.values.weight.copy_(weights[2].flatten(0, 1))
+    encoder.values.bias.copy_(biases[2].flatten())
+    encoder.out.weight.copy_(output)
+    encoder.out.bias.copy_(state[f"{layer}attn.proj.bias"])
+    encoder.norm1.weight.copy_(state[f"{layer}norm1.weight"])
+    encoder.norm1.bias.copy_(state[f"{layer}norm1.bias"])
 
 
 def main() -> None:

@@ -295,6 +295,12 @@ def make_scene_edit(case: tuple) -> tuple[list[Image.Image], Image.Image, dict]:
     return [source], expected, {"prompt": prompt, "texts": [], "asked": {}, "change": change}
 
 
+def take_turns(instructions: dict[str, list[tuple]]) -> list[tuple[str, tuple]]:
+    """Return (kind, case), kinds taking turns, so that the first N are a fair sample."""
+    longest = max(map(len, instructions.values()))
+    return [(kind, cases[i]) for i in range(longest) for kind, cases in instructions.items() if i < len(cases)]
+
+
 def main() -> None:
     """Write the set, or what it should give."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -302,11 +308,8 @@ def main() -> None:
     args = parser.parse_args()
     folder = args.expected or HERE / "sources"
     folder.mkdir(parents=True, exist_ok=True)
-    # kinds take turns, so that the first N are a fair sample
-    longest = max(map(len, INSTRUCTIONS.values()))
-    turns = [(kind, cases[i]) for i in range(longest) for kind, cases in INSTRUCTIONS.items() if i < len(cases)]
     rows = []
-    for number, (kind, case) in enumerate(turns, 1):
+    for number, (kind, case) in enumerate(take_turns(INSTRUCTIONS), 1):
         made = make_scene_edit(case) if kind == "scene" else make_poster_edit(kind, case)
         sources, expected, row = made
         row_id = f"edit-{number:02d}"
