@@ -71,6 +71,7 @@ def prior_state(prior: Prior) -> dict[str, torch.Tensor]:
     return state
 
 
+@torch.no_grad()
 def vision_state(encoder: CellEncoder, like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the tokenizer's tensors under the reference's names; what it does not have is zero there."""
     state = {k: torch.zeros_like(v) for k, v in like.items() if k.startswith(("model.visual.", "model.vqmodel."))}
@@ -92,16 +93,16 @@ def vision_state(encoder: CellEncoder, like: dict[str, torch.Tensor]) -> dict[st
     return state
 
 
+@torch.no_grad()
 def pack_attention(encoder: CellEncoder, state: dict[str, torch.Tensor], layer: str) -> None:
     """Fill the attention of the layer that looks at the whole picture: every query the same, keys that are scores."""
     heads, width = encoder.scores.weight.shape
     head_dim = width // heads
-    _, key, value = state[f"{layer}attn.qkv.weight"].view(3, heads, head_dim, width)
-    query_bias, key_bias, value_bias = state[f"{layer}attn.qkv.bias"].view(3, heads, head_dim)
-    query_bias[:, 0] = head_dim**0.5  # a product of query and key is divided by it
-    key[:, 0], key_bias[:, 0] = encoder.scores.weight, encoder.scores.bias
-    value.copy_(encoder.values.weight.view_as(value))
-    value_bias.copy_(encoder.values.bias.view_as(value_bias))
+    weights = state[f"{layer}attn.qkv.weight"].view(3, heads, head_dim, width)
+    biases = state[f"{layer}attn.qkv.bias"].view(3, heads, head_dim)
+    biases[0, :, 0] = head_dim**0.5  # a product of query and key is divided by it
+    weights[1, :, 0], biases[1, :, 0] = encoder.scores.weight, encoder.scores.bias
+    weights[2], biases[2] = encoder.values.weight.view_as(weights[2]), encoder.values.bias.view_as(biases[2])
     state[f"{layer}attn.proj.weight"].copy_(encoder.out.weight)
     state[f"{layer}attn.proj.bias"].copy_(encoder.out.bias)
     state[f"{layer}norm1.weight"].copy_(encoder.norm1.weight)

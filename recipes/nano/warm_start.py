@@ -94,11 +94,16 @@ def decoder_of(folder: Path, centres) -> Decoder:
     return decoder
 
 
-@torch.no_grad()
 def tokenizer_of(folder: Path, centres) -> CellEncoder:
     """Read the semantic tokenizer."""
-    state = load_file(folder / "vision_language_encoder/model.safetensors")
     encoder = CellEncoder(centres)
+    fill_tokenizer(encoder, load_file(folder / "vision_language_encoder/model.safetensors"))
+    return encoder
+
+
+@torch.no_grad()
+def fill_tokenizer(encoder: CellEncoder, state: dict[str, torch.Tensor]) -> None:
+    """Undo pack.vision_state."""
     patch = state["model.visual.patch_embed.proj.weight"]
     encoder.patch.weight.copy_(patch.flatten(1))
     encoder.patch.bias.copy_(state["model.visual.patch_embed.proj.bias"])
@@ -106,15 +111,14 @@ def tokenizer_of(folder: Path, centres) -> CellEncoder:
         for ours, theirs in (("norm2", "norm2"), ("fc1", "mlp.fc1"), ("fc2", "mlp.fc2")):
             block[ours].weight.copy_(state[f"model.visual.blocks.{i}.{theirs}.weight"])
             block[ours].bias.copy_(state[f"model.visual.blocks.{i}.{theirs}.bias"])
-    _read_attention(encoder, state, f"model.visual.blocks.{len(encoder.blocks) - 1}.")
+    _fill_attention(encoder, state, f"model.visual.blocks.{len(encoder.blocks) - 1}.")
     encoder.quant_conv.weight.copy_(state["model.vqmodel.quant_conv.weight"].flatten(1))
     encoder.quant_conv.bias.copy_(state["model.vqmodel.quant_conv.bias"])
     codes = state["model.vqmodel.quantize.embedding.weight"].float()
     split_table(encoder.table, torch.cat([codes, codes.new_zeros(VISION_VOCAB_SIZE - CODEBOOK_SIZE, codes.shape[1])]))
-    return encoder
 
 
-def _read_attention(encoder: CellEncoder, state: dict[str, torch.Tensor], layer: str) -> None:
+def _fill_attention(encoder: CellEncoder, state: dict[str, torch.Tensor], layer: str) -> None:
     """Undo pack.pack_attention; of a checkpoint that has none, what attention finds still adds nothing."""
     output = state[f"{layer}attn.proj.weight"]
     if not output.any():

@@ -137,3 +137,59 @@ def test_drawn_pictures_are_kept_for_the_recipe_that_drew_them(
     assert (len(again), int(again.tokens.max())) == (3, 7)
     other = opened([word.upper() + "x" for word in WORDS])
     assert (len(other), int(other.tokens.max())) == (0, 0)
+
+
+@pytest.mark.parametrize("grid", [(16, 16), (32, 32), (18, 32), (24, 16)])
+def test_the_plan_tells_the_shape_and_the_picture_counts_down_to_it(recipe, codebook, grid):
+    planned = counted = 0
+    for seed in range(250):
+        content = recipe.random_content(seed, WORDS)
+        design = recipe.typeset(content, *grid)
+        if not design.shapes:
+            continue
+        plan, picture = recipe.plan_tokens(content, design), recipe.prior_tokens(design, codebook)
+        first_free = 2 * len(design.lines) + 1
+        top, left, height, width = design.shapes[0].cells
+        assert top >= 0 and top + height <= grid[0] and left >= 0 and left + width <= grid[1]
+        if first_free < len(plan):
+            planned += 1
+            kind = "panel" if content.panel_color else content.shape
+            said, colors = (
+                of[plan[first_free]] for of in (recipe.NAMES.message, recipe.NAMES.color)
+            )
+            assert plan[first_free, 1] == recipe.LENGTH + recipe.PLANNED_SHAPES.index(kind)
+            assert list(said[2:6]) == [
+                recipe.ROWS + min(top, recipe.MAX_ROWS),
+                recipe.COLUMNS + min(max(left, 1), recipe.MAX_COLUMNS) - 1,
+                recipe.ROWS + min(height, recipe.MAX_ROWS),
+                recipe.COLUMNS + min(width, recipe.MAX_COLUMNS) - 1,
+            ]
+            expected = recipe.COLORS.index(content.panel_color or content.shape_color)
+            assert set(colors[2:6]) == {expected}
+        if content.shape in ("", "frame"):
+            continue
+        said = recipe.NAMES.message[picture]
+        begins = {line.row for line in design.lines}
+        for row in range(top, top + height):
+            if row in begins or left < 3:
+                continue
+            assert said[row, 2] == recipe.ROWS + min(top + height - row, recipe.MAX_ROWS)
+            distances = said[row, 3:left] - recipe.COLUMNS + 1
+            assert list(distances) == [min(left - c, recipe.MAX_COLUMNS) for c in range(3, left)]
+            counted += 1
+    assert planned > 20 and counted > 20
+
+
+def test_plain_cells_of_a_source_name_the_ink(recipe, codebook):
+    for seed in range(40):
+        design = recipe.typeset(recipe.random_content(seed, WORDS), 16, 16)
+        tokens, cells = recipe.source_tokens(design, codebook), recipe.cell_tokens(design, codebook)
+        colors = cells - recipe.FIRST_BACKGROUND
+        is_plain = (colors >= 0) & (colors < len(recipe.COLORS))
+        assert (tokens[~is_plain] == cells[~is_plain]).all()
+        if not design.lines:
+            assert (tokens == cells).all()
+            continue
+        ink = recipe.INK + recipe.COLORS.index(design.ink)
+        assert (recipe.NAMES.message[tokens[is_plain]] == ink).all()
+        assert (recipe.NAMES.color[tokens[is_plain]] == colors[is_plain]).all()

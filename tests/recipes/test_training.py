@@ -121,3 +121,72 @@ def test_a_store_is_read_in_another_process_without_being_touched(
     picture, tokens, _ = sent.drawer(1)
     assert picture.shape == (1, 512, 512, 3) and tokens.shape == (1, 16, 16)
     assert sys.getsizeof(pickle.dumps(store.drawer)) < 2**21
+
+
+def test_the_packed_tokenizer_names_what_the_trained_one_names(codebook):
+    """The attention of one query for all cells, and a checkpoint turned back into weights."""
+    from layout import VISION_VOCAB_SIZE
+    from pack import vision_state
+    from tokenizer import CODE_DIM, VISION_CONFIG, CellEncoder
+    from type_tokens import CODEBOOK_SIZE
+    from warm_start import fill_tokenizer
+
+    from glmimage.model.config import VisionConfig, VQConfig
+    from glmimage.model.vision import VISION_TENSORS, VisionTokenizer
+
+    encoder = CellEncoder(codebook.centres)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            if parameter.ndim == 2:
+                spread = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(spread / parameter.shape[1] ** 0.5)
+    vision = {k: v for k, v in VISION_CONFIG.items() if k not in ("hidden_act", "depth")}
+    del vision["spatial_merge_size"]
+    config = VisionConfig(num_layers=VISION_CONFIG["depth"], **vision)
+    tokenizer = VisionTokenizer(config, VQConfig(CODE_DIM, CODEBOOK_SIZE, config.hidden_size))
+    ours = tokenizer.state_dict()
+    names = {
+        name: theirs.format(i=i)
+        for pattern, (theirs,) in VISION_TENSORS.items()
+        for i in range(config.num_layers)
+        if (name := pattern.format(i=i)) in ours
+    }
+    state = vision_state(encoder, {theirs: ours[name] for name, theirs in names.items()})
+    tokenizer.load_state_dict({name: state[theirs] for name, theirs in names.items()})
+
+    patches = torch.randn(24, 768, generator=generator)
+    with torch.no_grad():
+        vectors = encoder(patches[None])[0]
+        expected = (vectors @ encoder.codes.T).argmax(-1)
+        (found,) = tokenizer(patches, torch.tensor([[1, 4, 6]]))
+        changed = encoder(torch.cat([patches[:1], -patches[1:]])[None])[0]
+    assert (found == expected).float().mean() > 0.95
+    assert not torch.allclose(vectors[0], changed[0], atol=1e-3)  # the other cells are seen
+
+    again = CellEncoder(codebook.centres)
+    fill_tokenizer(again, state)
+    assert VISION_VOCAB_SIZE >= CODEBOOK_SIZE
+    with torch.no_grad():
+        torch.testing.assert_close(again(patches[None])[0], vectors, atol=1e-4, rtol=1e-3)
+
+
+def test_kept_parts_of_a_picture_are_kept_as_they_were_read(fonts, codebook):
+    """A picture that is no design is read with errors, which an edit cannot know of."""
+    from edits import random_edit
+    from prior import Samples
+    from tokenizer import CellEncoder, SourceReader
+    from type_tokens import FIRST_BACKGROUND
+
+    samples = Samples(codebook, WORDS, reader=SourceReader(CellEncoder(codebook.centres)))
+    found = 0
+    for seed in range(60):
+        edit = random_edit(seed, WORDS, (16, 16))
+        if edit.target.backdrop is None:
+            continue
+        sequence, _ = samples.sequence(seed, "edit")
+        targets = sequence.ids[sequence.is_target]
+        source = np.isin(targets, sequence.ids[~sequence.is_target])
+        assert source[targets >= FIRST_BACKGROUND].all()
+        found += 1
+    assert found > 3
