@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from designs import PICTURE_SIZES, load_codebook, load_words
 from diffusers import AutoencoderKL, GlmImageTransformer2DModel
-from latents import CAPACITY, MIX, Drawer, LatentStore
+from latents import CAPACITY, MIX, WALLS, Drawer, LatentStore
 from layout import VISION_VOCAB_SIZE
 from torch import nn
 from training import (
@@ -67,7 +67,7 @@ GLYPH_CONFIG = {
     "tie_word_embeddings": False,
 }
 # Made before the first step: with a tenth of them the training learns the pictures by heart.
-FIRST_PICTURES = {("wall", 16): 600, ("design", 16): 250, ("design", 32): 12, ("edit", 16): 60}
+FIRST_PICTURES = {("wall", 16): 600, ("shapes", 16): 150, ("design", 16): 250, ("design", 32): 12, ("edit", 16): 60}
 NUM_GLYPH_TOKENS = 96  # room for the quoted strings of a prompt, bytes and end marks
 
 
@@ -273,7 +273,7 @@ def shift_of(size: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees; prompts is None for walls of type."""
+    """What one step sees; glyphs is None for walls, which no prompt asks for."""
 
     noisy: torch.Tensor
     velocity: torch.Tensor
@@ -298,7 +298,7 @@ class Crops:
         crop = rng.choices(MIX, [m.share for m in MIX])[0]
         store, size = self.stores[crop.kind, crop.store_cells], crop.batch * self.scale
         latents, tokens, numbers = store.crops(rng, size, crop.cells)
-        if crop.kind == "wall":
+        if crop.kind in WALLS:
             width, height = rng.choices([s for s, _ in PICTURE_SIZES], [w for _, w in PICTURE_SIZES])[0]
             return crop, latents, tokens, np.float32([[height, width]] * size), None
         glyphs = glyph_batch([store.drawer.prompt(n) for n in numbers], rng, drop=0.15)
@@ -401,7 +401,7 @@ def main() -> None:
     recent: dict[str, torch.Tensor] = {}
     for progress, drawn in zip(run.steps(), crops, strict=False):
         if run.num_steps % 3 == 0 and not args.processes:
-            grown = stores[rng.choices(list(CAPACITY), [0.5, 0.33, 0.04, 0.13])[0]]
+            grown = stores[rng.choices(list(CAPACITY), [0.4, 0.14, 0.3, 0.04, 0.12])[0]]
             if len(grown) < grown.capacity or run.num_steps % 12 == 0:
                 grown.grow()
         batch = add_noise(drawn, noise_rng, progress)

@@ -440,9 +440,8 @@ def _shapes(content: Content, rows: int, columns: int, lines: list[Line]) -> tup
         return (Shape("box", y, x, half + 0.25, half_width - 0.25, PALETTE[content.panel_color]),)
     if not content.shape:
         return ()
-    color = PALETTE[content.shape_color]
     if content.shape == "frame":
-        return (Shape("frame", rows / 2, columns / 2, rows / 2, columns / 2, color),)
+        return _shape("frame", content.shape_color, 0, 0, rows, columns)
     gaps = [(a.row + a.num_rows, b.row) for a, b in itertools.pairwise(lines)]
     gaps = [(1, first), *gaps, (last, rows)]  # the first row names the ink
     start, end = max(gaps, key=lambda gap: gap[1] - gap[0])
@@ -453,17 +452,24 @@ def _shapes(content: Content, rows: int, columns: int, lines: list[Line]) -> tup
     width = min(max(2, round(content.shape_size * (room - 1))), columns - LEFT_OF_SHAPE - 1)
     height = {"stripe": round(content.shape_size * room / 3), "arrow": round(0.6 * width)}.get(content.shape, width)
     height = max(1, height)
-    y = start + (room - height) // 2 + height / 2
-    if content.shape == "stripe":
-        return (Shape("stripe", y, columns / 2, height / 2, columns / 2, color),)
+    top = start + (room - height) // 2
     left = min(max(round(content.shape_place * columns - width / 2), LEFT_OF_SHAPE), columns - width - 1)
-    x, radius = left + width / 2, width / 2
-    if content.shape == "ring":
-        return (Shape("ring", y, x, 0.5, radius - 0.5, color),)
-    if content.shape == "badge":
-        inner = Shape("ring", y, x, 0.15, radius - 0.5, PALETTE[contrasting_ink(content.shape_color)])
-        return (Shape("circle", y, x, radius, radius, color), inner)
-    return (Shape(content.shape, y, x, height / 2, radius, color),)
+    if content.shape == "stripe":
+        left, width = 0, columns
+    return _shape(content.shape, content.shape_color, top, left, height, width)
+
+
+def _shape(kind: str, color: str, top: int, left: int, height: int, width: int) -> tuple[Shape, ...]:
+    """Return the shape that fills a box of cells; one that is as high as wide takes the box's width."""
+    y, x, radius, rgb = top + height / 2, left + width / 2, width / 2, PALETTE[color]
+    if kind in ("frame", "stripe", "arrow", "box"):
+        return (Shape(kind, y, x, height / 2, radius, rgb),)
+    if kind == "ring":
+        return (Shape("ring", y, x, 0.5, radius - 0.5, rgb),)
+    if kind == "badge":
+        inner = Shape("ring", y, x, 0.15, radius - 0.5, PALETTE[contrasting_ink(color)])
+        return (Shape("circle", y, x, radius, radius, rgb), inner)
+    return (Shape(kind, y, x, radius, radius, rgb),)
 
 
 def small_grid(rows: int, columns: int) -> tuple[int, int]:
@@ -511,3 +517,21 @@ def text_wall(seed: int, words: list[str], num_rows: int = 16, num_columns: int 
         lines.append(line)
         row += line.num_rows + rng.choice([0, 0, 0, 1])
     return Design(num_rows, num_columns, color, color, tuple(lines), ink=ink)
+
+
+def shape_wall(seed: int, num_rows: int = 16, num_columns: int = 16) -> Design:
+    """Draw a picture full of shapes, whose edges a decoder sees too seldom in designs."""
+    rng = random.Random(seed)
+    name = rng.choice(COLORS)
+    color = PALETTE[name]
+    bottom = PALETTE[rng.choice(COLORS)] if rng.random() < 0.15 else color
+    shapes: list[Shape] = []
+    for _ in range(rng.randrange(5, 10)):
+        kind = rng.choice([k for k in SHAPE_KINDS if k != "frame"])
+        shape_color = rng.choice([c for c in COLORS if contrast(PALETTE[c], color) > 25])
+        size = rng.choices(range(2, 11), [5, 5, 5, 4, 4, 3, 3, 2, 2])[0]
+        top, left = rng.randrange(num_rows - size + 1), rng.randrange(num_columns - size + 1)
+        shapes += _shape(kind, shape_color, top, left, size, size)
+    if rng.random() < 0.3:
+        shapes += _shape("frame", rng.choice(COLORS), 0, 0, num_rows, num_columns)
+    return Design(num_rows, num_columns, color, bottom, (), tuple(shapes), contrasting_ink(name))

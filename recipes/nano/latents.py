@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from designs import random_content, random_grid, text_wall, typeset
+from designs import random_content, random_grid, shape_wall, text_wall, typeset
 from diffusers import AutoencoderKL
 from edits import random_edit
 from prompts import write_prompt
@@ -31,20 +31,22 @@ class Crop:
 
 # 2048 image tokens a step, twice that for the largest
 MIX = (
-    Crop("wall", 16, 4, 32, 0.40),
+    Crop("wall", 16, 4, 32, 0.30),
     Crop("wall", 16, 8, 8, 0.08),
-    Crop("design", 16, 8, 8, 0.14),
-    Crop("design", 16, 16, 2, 0.14),
-    Crop("design", 32, 32, 1, 0.06),
-    Crop("edit", 16, 8, 8, 0.09),
-    Crop("edit", 16, 16, 2, 0.09),
+    Crop("shapes", 16, 8, 8, 0.18),
+    Crop("design", 16, 8, 8, 0.12),
+    Crop("design", 16, 16, 2, 0.12),
+    Crop("design", 32, 32, 1, 0.04),
+    Crop("edit", 16, 8, 8, 0.08),
+    Crop("edit", 16, 16, 2, 0.08),
 )
-CAPACITY = {("wall", 16): 3000, ("design", 16): 2000, ("design", 32): 200, ("edit", 16): 800}
+WALLS = ("wall", "shapes")  # kinds that no prompt asks for
+CAPACITY = {("wall", 16): 3000, ("shapes", 16): 1000, ("design", 16): 2000, ("design", 32): 200, ("edit", 16): 800}
 
 
 @dataclass(frozen=True)
 class Drawer:
-    """What the pictures of a kind show, by number: walls of type, windows of designs of any size, or edits."""
+    """What the pictures of a kind show, by number: walls of type or of shapes, windows of designs, or edits."""
 
     kind: str
     cells: int
@@ -76,6 +78,8 @@ class Drawer:
             ]
         if self.kind == "wall":
             design = text_wall(seed, self.words, cells, cells)
+        elif self.kind == "shapes":
+            design = shape_wall(seed, cells, cells)
         else:
             design = typeset(random_content(seed, self.words), *self.grid(number))
         return [(design, prior_tokens(design, self.codebook))]
