@@ -325,8 +325,8 @@ def main() -> None:
                 rows.append(one)
     result = {"card": card(options), "rows": rows}
     if not options.no_write:
-        device = re.sub(r"[^a-z0-9]+", "-", result["card"]["device"].lower()).strip("-")[:20]
-        name = f"{result['card']['date']}-{device.strip('-')}-serve.json"
+        device = re.sub(r"[^a-z0-9]+", "-", result["card"]["device"].lower()).strip("-")
+        name = f"{result['card']['date']}-{device}-serve.json"
         (ROOT / "bench" / "results" / name).write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
 
