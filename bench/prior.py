@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import infer
+from sides import prior_format
 
 PROMPTS = (
     infer.PROMPT,
@@ -37,7 +38,7 @@ class Ours:
 
         self.stages = Stages.load(options.model, options.device, None, "staged")
         self.device = self.stages.device
-        self.dtype = f"{self.stages.dtypes.prior}".replace("torch.", "")
+        self.dtype = prior_format(self.stages)
 
     def run(
         self, num_requests: int, window: int | None, mixed: bool, seed: int

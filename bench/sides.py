@@ -44,6 +44,14 @@ def mend_references(pipe: Any) -> None:
     encoder.get_image_tokens = get_image_tokens
 
 
+def prior_format(stages: Any) -> str:
+    """Name the number format of our prior, and that of its products where it is another."""
+    packed = stages.prior().packed
+    own, products = stages.dtypes.prior, packed and packed.products
+    name = f"{own}" if products in (None, own) else f"{own} (products {products})"
+    return name.replace("torch.", "")
+
+
 class Ours:
     """Run glmimage as a user of the library does."""
 
@@ -58,7 +66,7 @@ class Ours:
             fast=options.fast,
         )
         self.device, dtypes = self.pipe.stages.device, self.pipe.stages.dtypes
-        self.dtype = f"{dtypes.prior} prior, {dtypes.decode} decoder"
+        self.dtype = f"{prior_format(self.pipe.stages)} prior, {dtypes.decode} decoder"
 
     def ceiling(self) -> dict[str, float]:
         return machine_ceiling(self.device, self.pipe.stages.dtypes.decode)

@@ -159,26 +159,26 @@ FULL, HALF = torch.float32, torch.bfloat16
 
 
 @pytest.mark.parametrize(
-    ("device", "fast", "prior_values", "prior", "decode"),
+    ("device", "fast", "prior_values", "expected"),
     [
-        ("cuda", True, 10**6, HALF, HALF),
-        ("cuda", False, 10**6, FULL, FULL),
-        ("mps", True, 10**6, HALF, HALF),
-        ("mps", False, 10**6, FULL, FULL),
-        ("cpu", True, 10**6, FULL, HALF),
-        ("cpu", True, 9 * 10**9, HALF, HALF),
-        ("cpu", False, 9 * 10**9, FULL, FULL),
+        ("cuda", True, 10**6, Dtypes(HALF, HALF)),
+        ("cuda", False, 10**6, Dtypes(FULL, FULL)),
+        ("mps", True, 10**6, Dtypes(HALF, HALF)),
+        ("mps", False, 10**6, Dtypes(FULL, FULL)),
+        ("cpu", True, 10**6, Dtypes(FULL, HALF, products=HALF)),
+        ("cpu", True, 9 * 10**9, Dtypes(HALF, HALF)),
+        ("cpu", False, 9 * 10**9, Dtypes(FULL, FULL)),
     ],
 )
 def test_bfloat16_only_where_the_hardware_computes_in_it(
-    monkeypatch, device, fast, prior_values, prior, decode
+    monkeypatch, device, fast, prior_values, expected
 ):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: fast)
     monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *version: fast)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     chosen = choose_dtypes(torch.device(device), None, prior_values)
-    assert chosen == Dtypes(prior, decode)
+    assert chosen == expected
 
 
 def test_free_memory_is_within_the_machine():

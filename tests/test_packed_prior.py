@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from glmimage import packed_prior
 from glmimage.loading.checkpoint import Checkpoint, resolve_model
 from glmimage.model.prior import KVCache
-from glmimage.packed_prior import PackedPrior, can_pack
+from glmimage.packed_prior import PackedPrior, can_pack, pack
 
 PROMPT = 21
 
@@ -57,8 +58,9 @@ def test_logits_equal_the_plain_prior(prior, counts):
     assert (found - torch.cat(expected)).abs().max() < 1e-4 < whole.std()
 
 
-def test_a_row_is_the_same_to_the_last_bit_whoever_is_beside_it(prior):
-    packed, (embeds, positions) = PackedPrior(prior), rows(prior, 6)
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
+def test_a_row_is_the_same_to_the_last_bit_whoever_is_beside_it(prior, products):
+    packed, (embeds, positions) = pack(prior, products), rows(prior, 6)
     counts = [5, 16, 1, 4, 16, 9]
     cache = read_prompts(prior, embeds, positions)
     together = packed.logits(
@@ -80,3 +82,27 @@ def test_a_window_that_does_not_fit_is_refused(prior):
 def test_only_float32_on_a_cpu_is_packed(prior, tiny_dir):
     assert can_pack(prior)
     assert not can_pack(Checkpoint(tiny_dir).load_prior(dtype=torch.bfloat16))
+
+
+def test_products_in_bfloat16_are_rounded_and_nothing_else(prior):
+    embeds, positions = rows(prior, 2)
+    cache = read_prompts(prior, embeds, positions)
+    given = (*window(embeds, positions, [0, 1], [9, 7]), cache, [0, 1], [9, 7])
+    exact, found = (
+        PackedPrior(prior, products).logits(*given) for products in (torch.float32, torch.bfloat16)
+    )
+    assert found.dtype == torch.float32
+    assert 0 < (found - exact).norm() < 0.05 * exact.norm()
+
+
+def test_where_rows_would_differ_the_products_stay_in_float32(prior, monkeypatch):
+    product = packed_prior._product
+
+    def cut_up(x, weight, bias):
+        out = product(x, weight, bias)
+        return out * 1.01 if x.dtype == torch.bfloat16 and len(x) == 17 else out
+
+    assert pack(prior, torch.float32).products == torch.float32
+    monkeypatch.setattr(packed_prior, "_product", cut_up)
+    assert not PackedPrior(prior, torch.bfloat16).rows_are_independent()
+    assert pack(prior, torch.bfloat16).products == torch.float32

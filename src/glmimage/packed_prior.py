@@ -1,10 +1,15 @@
 """The prior on a CPU: weights packed once, a window of positions for each row in one pass.
 
 Numerically the same network as PriorModel, to rounding; a row's result does not depend, to the last
-bit, on the rows beside it: oneDNN's packed float32 and bfloat16 products give each row the same
-sums whatever their number is (measured, 1 to 64 rows, AVX512). Per pass of nano on one core: from
-1.6 ms for the products at 4 rows, padded, to 1.5 ms, and at 16 rows from 4.7 ms to 2.5 ms; the many
-short operations around them from 2.7 ms to under 1 ms.
+bit, on the rows beside it: oneDNN's packed float32 products give each row the same sums whatever
+their number is (measured, 1 to 64 rows, AVX512). Per pass of nano on one core: from 1.6 ms for the
+products at 4 rows, padded, to 1.5 ms, and at 16 rows from 4.7 ms to 2.5 ms; the many short
+operations around them from 2.7 ms to under 1 ms.
+
+The products can be in bfloat16, which the checkpoint's weights are anyway, and all else stay in
+float32: reading the weights is what a pass costs, and they are half as many bytes (a pass of nano's
+ten layers on a core with AMX: 10.1 ms -> 7.5 ms). Whether rows are independent of each other there
+is tried on the processor at hand.
 """
 
 from __future__ import annotations
@@ -19,6 +24,10 @@ from .model.prior import KVCache, PriorLayer, PriorModel
 
 # The number of rows the packing is made for; other numbers take the same kernel.
 _PACKED_ROWS = 16
+# Longer sums are cut up by the number of rows in bfloat16 (measured: from 512 on, AMX).
+_MAX_BFLOAT16_SUM = 384
+# Numbers of rows that are tried: around the sides of the kernels' tiles, up to 16 full windows.
+_TRIED_ROWS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 96, 128, 129, 256)
 
 
 def can_pack(prior: PriorModel) -> bool:
@@ -33,44 +42,97 @@ def can_pack(prior: PriorModel) -> bool:
 
 
 class _Linear:
-    """A linear layer with its weight packed, and the weight of the norm before it multiplied in."""
+    """A linear layer with its weight packed, and the weight of the norm before it.
 
-    def __init__(self, layer: nn.Linear, norm: Tensor | None = None) -> None:
+    In float32 the norm's weight is multiplied in; in bfloat16, which would round the product, it
+    scales what comes in. What comes out is float32 unless it goes on in bfloat16.
+    """
+
+    def __init__(self, layer: nn.Linear, products: torch.dtype, norm: Tensor | None = None) -> None:
         weight = layer.weight.detach()
-        if norm is not None:
-            weight = weight * norm.detach()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _PACKED_ROWS)
-        self.bias = None if layer.bias is None else layer.bias.detach()
+        self.scale, self.width = norm, weight.shape[1]
+        if norm is not None and products == torch.float32:
+            weight, self.scale = weight * norm, None
+        self.products = products
+        num_parts = 1 if products == torch.float32 else -(-weight.shape[1] // _MAX_BFLOAT16_SUM)
+        self.weights = [
+            torch.ops.mkldnn._reorder_linear_weight(part.to(products).contiguous(), _PACKED_ROWS)
+            for part in weight.tensor_split(num_parts, dim=1)
+        ]
+        self.bias = None if layer.bias is None else layer.bias.detach().to(products)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        if self.scale is not None:
+            x = x * self.scale
+        x = x.to(self.products)
+        if len(self.weights) == 1:
+            return _product(x, self.weights[0], self.bias)
+        first, *others = x.tensor_split(len(self.weights), dim=1)
+        out = _product(first, self.weights[0], self.bias).float()
+        for part, weight in zip(others, self.weights[1:], strict=True):
+            out += _product(part, weight, None)
+        return out
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 class _Layer:
-    def __init__(self, layer: PriorLayer, root: float) -> None:
-        self.qkv = _Linear(layer.qkv, layer.norm_in.weight * root)
-        self.out = _Linear(layer.out)
+    def __init__(self, layer: PriorLayer, root: float, products: torch.dtype) -> None:
+        self.qkv = _Linear(layer.qkv, products, layer.norm_in.weight.detach() * root)
+        self.out = _Linear(layer.out, products)
         self.norm_attention = layer.norm_attention.weight.detach() * root
-        self.gate_up = _Linear(layer.mlp.gate_up, layer.norm_mlp_in.weight * root)
-        self.down = _Linear(layer.mlp.down)
+        scale = layer.norm_mlp_in.weight.detach() * root
+        self.gate_up = _Linear(layer.mlp.gate_up, products, scale)
+        self.down = _Linear(layer.mlp.down, products)
         self.norm_mlp = layer.norm_mlp.weight.detach() * root
+
+
+def pack(prior: PriorModel, products: torch.dtype) -> PackedPrior:
+    """Return the prior with its products in a number format, or in float32 where rows would differ.
+
+    It is bfloat16 that needs to be tried: some numbers of rows can make a kernel cut up its sums.
+    """
+    if products != torch.float32:
+        packed = PackedPrior(prior, products)
+        if packed.rows_are_independent():
+            return packed
+    return PackedPrior(prior)
 
 
 class PackedPrior:
     """Continue cached rows by several positions each; `prior` keeps embedding and reading prompts.
 
-    The norms are divisions by vector norms here, their weights and the root of the width inside
-    the next layer: a fourth of the operations.
+    products: the number format of the weights and of what they are multiplied with. The norms are
+    divisions by vector norms here, the root of the width inside the next layer, and with it their
+    weights where products are float32: a fourth of the operations.
     """
 
-    def __init__(self, prior: PriorModel) -> None:
+    def __init__(self, prior: PriorModel, products: torch.dtype = torch.float32) -> None:
         config = prior.config
         root = config.hidden_size**0.5
         self.config, self._rotary = config, prior._rotary
-        self._layers = [_Layer(layer, root) for layer in _layers(prior)]
-        self._head = _Linear(prior.head, prior.norm.weight * root)
+        self.products = products
+        self._layers = [_Layer(layer, root, products) for layer in _layers(prior)]
+        self._head = _Linear(prior.head, products, prior.norm.weight.detach() * root)
         self._floor = torch.tensor((config.hidden_size * config.rms_norm_eps) ** 0.5)
         self._masks: dict[tuple[int, int], Tensor] = {}
+
+    @torch.inference_mode()
+    def rows_are_independent(self) -> bool:
+        """Try whether every linear layer gives a row the same, to the last bit, in any company."""
+        layer = self._layers[0]
+        generator = torch.Generator().manual_seed(0)
+        for linear in (layer.qkv, layer.out, layer.gate_up, layer.down, self._head):
+            x = torch.randn(_TRIED_ROWS[-1], linear.width, generator=generator)
+            together = linear(x)
+            for count in _TRIED_ROWS:
+                if not torch.equal(linear(x[:count]), together[:count]):
+                    return False
+                if not torch.equal(linear(x[-count:]), together[-count:]):
+                    return False
+        return True
 
     def logits(
         self,
@@ -89,7 +151,7 @@ class PackedPrior:
         windows = self._windows(cache, slots, counts)
         x = embeds
         for index, layer in enumerate(self._layers):
-            qkv = layer.qkv(x / self._norm(x)).view(x.shape[0], -1, self.config.head_dim)
+            qkv = layer.qkv(x / self._norm(x)).float().view(x.shape[0], -1, self.config.head_dim)
             turned = qkv[:, : self.config.num_heads + self.config.num_kv_heads]
             self._rotary.rotate_(turned, cos[0], sin[0])
             attended = self._attend(qkv, cache.buffer[index], windows)
@@ -98,10 +160,10 @@ class PackedPrior:
             gate, up = layer.gate_up(x / self._norm(x)).chunk(2, dim=-1)
             y = layer.down(F.silu(gate).mul_(up))
             x = torch.addcmul(x, y / self._norm(y), layer.norm_mlp)
-        return self._head(x / self._norm(x))
+        return self._head(x / self._norm(x)).float()
 
     def _norm(self, x: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         return torch.hypot(length, self._floor)
 
     def _windows(

@@ -37,7 +37,7 @@ from .model.prior import PriorModel
 from .model.sampling import SamplingConfig
 from .model.vae import VAE
 from .model.vision import VisionTokenizer
-from .packed_prior import PackedPrior, can_pack
+from .packed_prior import PackedPrior, can_pack, pack
 from .prompt import PromptEncoder
 
 KEPT_ADAPTED = 4
@@ -95,6 +95,7 @@ class PriorStage:
         if not low_ranks:
             return self
         prior = adapt(self.prior, low_ranks)
+        # in float32: rounded to bfloat16, a weight would lose much of what is added to it
         packed = None if self.packed is None else PackedPrior(merge(prior))
         return replace(self, prior=prior, packed=packed, graphs=False)
 
@@ -217,7 +218,7 @@ class Stages:
             sampling=sampling,
             suppress=sampling.suppress_mask(config.vision_vocab_size, num_codes).to(self.device),
             device=self.device,
-            packed=PackedPrior(prior) if small and can_pack(prior) else None,
+            packed=pack(prior, self.dtypes.products) if small and can_pack(prior) else None,
             graphs="graphs" in self.fast and whole and self.device.type == "cuda",
             compiled="compile" in self.fast,
         )

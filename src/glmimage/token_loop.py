@@ -5,7 +5,8 @@ the newest token and guesses at those that follow. Every position draws from wha
 after the guesses before it, with the random number that belongs to the position; as long as guesses
 turn out to be what is drawn, the draws are the tokens that one-by-one writing gives, and behind the
 first wrong guess they are the next pass's guesses (Jacobi decoding). The random number of a
-position never changes, so guesses settle, and the tokens are the same in either way of writing.
+position never changes, so guesses settle, and the tokens are the same in either way of writing; but
+for draws within rounding of a boundary where the prior's products are in bfloat16.
 """
 
 from __future__ import annotations

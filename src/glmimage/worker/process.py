@@ -181,10 +181,11 @@ def _load(settings: Settings, stages: Sequence[Stage]) -> tuple[Any, str, dict[s
         loaded.prior()
     if "decode" in stages and loaded.plan.resident:
         loaded.decode()
-    numerics = [loaded.device.type, str(loaded.dtypes.prior), str(loaded.dtypes.decode)]
+    dtypes = loaded.dtypes
+    numerics = [loaded.device.type, *map(str, (dtypes.prior, dtypes.decode, dtypes.products))]
     info = {
         "device": str(loaded.device),
-        "dtypes": numerics[1:],
+        "dtypes": numerics[1:3],
         "memory": loaded.plan.mode,
         "process_id": os.getpid(),
     }
