@@ -240,15 +240,16 @@ SHARE_SAID = {"place": 0.45, "align": 0.35, "size": 0.12, "style": 0.6, "color":
 
 
 def _decorate(rng: random.Random, content: Content) -> Content:
+    """Add a gradient, a shape or a panel, more often than people ask for them: they are learnt last."""
     chance = rng.random()
     under = [c for c in COLORS if c != content.color and contrast(PALETTE[c], PALETTE[content.color]) > 25]
-    if chance < 0.14:
+    if chance < 0.25:
         ink = PALETTE[content.ink]
         similar = [c for c in COLORS if c != content.color and contrast(PALETTE[c], ink) > LEAST_CONTRAST]
         is_darker = luminance(PALETTE[content.color]) < luminance(ink)  # all the way down
         similar = [c for c in similar if (luminance(PALETTE[c]) < luminance(ink)) == is_darker]
         return replace(content, bottom_color=rng.choice(similar)) if similar else content
-    if chance < 0.32:
+    if chance < 0.6:
         return replace(
             content,
             shape=rng.choice(SHAPE_KINDS),
@@ -256,7 +257,7 @@ def _decorate(rng: random.Random, content: Content) -> Content:
             shape_place=rng.choice([0.5, 0.5, 0.5, 0.25, 0.75]),
             shape_size=rng.choice([0.5, 0.75, 1.0]),
         )
-    if chance < 0.38 and content.headline and not content.subtitle:
+    if chance < 0.67 and content.headline and not content.subtitle:
         panel = rng.choice(under)
         return replace(content, panel_color=panel, ink=contrasting_ink(panel))
     return content

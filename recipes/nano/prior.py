@@ -211,8 +211,10 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     is_text = ids < NUM_TEXT_TOKENS
     spells = is_text & SPELLS[np.where(is_text, ids, 0)]
     weights = np.select([spells, is_text, previous < NUM_TEXT_TOKENS], [1.0, 0.5, 1.0], 0.2)
-    # another colour than its neighbour's, where a shape or the next row of a gradient begins: the rest copies it
-    weights[~in_plan & (SHADE[ids] >= 0) & (SHADE[ids] != SHADE[previous]) & (previous >= NUM_TEXT_TOKENS)] = 2.0
+    # another colour than its neighbour's, where a shape or the next row of a gradient begins: the rest copies it;
+    # a source shows where that is, and in a photograph it is everywhere
+    differs = ~in_plan & (SHADE[ids] >= 0) & (SHADE[ids] != SHADE[previous]) & (previous >= NUM_TEXT_TOKENS)
+    weights[differs] = 5.0 if num_planned else 1.0
     weights[sequence.positions[2] == sequence.positions[0]] = 1.5  # a row's first cell: does a line begin here?
     weights[in_plan & spells] = 1.5
     said = NAMES.message[ids.clip(max=CODEBOOK_SIZE - 1)]
@@ -225,6 +227,7 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     # where the picture carries the plan out: its ink, and how far it is to the next line
     told = ~in_plan & (said >= 0) & (ids < CODEBOOK_SIZE)
     weights[told] = np.maximum(weights[told], 1.0)
+    weights[told & (sequence.positions[2] == sequence.positions[0] + 1)] = 2.0  # a shape is below, or it is not
     weights[~sequence.is_target] = 0
     weights[_after_a_gap(sequence)] = 0
     for first in (start, start + num_planned):  # of each grid: they alone decide colour and ink

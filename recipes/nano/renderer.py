@@ -213,8 +213,8 @@ def _distance(shape: Shape, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         head = np.maximum((dy + reach - shape.half_width) / 2**0.5, shape.half_width - shape.half_height - reach)
         return np.minimum(shaft, head)
     box = np.maximum(dy - shape.half_height, dx - shape.half_width)
-    if shape.kind == "frame":
-        return np.maximum(box, -box - 0.5)
+    if shape.kind == "frame":  # whole cells of one colour, which the palette names
+        return np.maximum(box, -box - 1.0)
     return box
 
 

@@ -101,7 +101,7 @@ def test_the_next_row_of_a_gradient_weighs_more_than_what_copies_it(fonts, codeb
     plan, picture = plan_tokens(content, design), prior_tokens(design, codebook)
     sequence = text_to_image_sequence("a poster that says 'OPEN'", [plan, picture])
     weights = importance(sequence, plan.size)[-picture.size :].reshape(picture.shape)
-    assert weights[2, 1] == 2.0
+    assert weights[2, 1] == 5.0
     assert (weights[2, 3:] < 0.5).all()
 
 
