@@ -13,7 +13,7 @@ STAMP := $(VENV)/.ready
 
 DEMO_PROMPT ?= A poster with the headline 'OPEN DAY' and below it 'Saturday 10 am'
 DEMO_FILE ?= out/demo.png
-DEMO_OPTIONS ?= --size square --seed 6
+DEMO_OPTIONS ?= --size square --seed 8
 
 .PHONY: setup demo test lint docs cluster cluster-check nano bench clean
 

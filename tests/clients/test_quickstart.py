@@ -112,7 +112,7 @@ def test_library_install(tmp_path):
 
 def test_library_command(folder, service):
     # the toy checkpoint stands in for nano: what is shown is the command
-    assert "512x512  seed 6" in execute("library-command", folder, service.environment)
+    assert "512x512  seed 8" in execute("library-command", folder, service.environment)
     with Image.open(folder / "poster.png") as picture:
         assert picture.size == (512, 512)
 
