@@ -54,9 +54,11 @@ def linear(x: Tensor, layer: nn.Module) -> Tensor:
 
 def linear_gelu(x: Tensor, layer: nn.Module) -> Tensor:
     """Return GELU (its tanh form) of a linear layer."""
-    if type(layer) is nn.Linear and _takes_onednn(x):
-        return torch.ops.mkldnn._linear_pointwise(x, _pack(layer), layer.bias, "gelu", [], "tanh")
-    return F.gelu(layer(x), approximate="tanh")
+    if not hasattr(layer, "weight") or not _takes_onednn(x):  # adapters have no weight
+        return F.gelu(layer(x), approximate="tanh")
+    # the same kernel for a weight that is unpacked for every product (loading/quantized.py)
+    weight = _pack(layer) if type(layer) is nn.Linear else layer.weight
+    return torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, "gelu", [], "tanh")
 
 
 def _pack(layer: nn.Linear) -> Tensor:
