@@ -6,7 +6,8 @@ layer's attention are zero), hence the same id wherever the cell stands, and no 
 attention asks the same of all cells, and tells every one what it found: the ink, which plain cells name.
 Most of what it sees are small pictures put together on the device, every part of every glyph equally often, in any two
 colours; drawn pictures come with them.
-Measured on one CPU core, begun with the version before: .86 of cells of type right after 22 minutes, 3200 steps.
+Measured on one CPU core, begun with the version before: of cells of type put together here .90 right after 42 minutes,
+6480 steps, of those of drawn designs .98, inks of drawn designs .81.
 """
 
 import argparse

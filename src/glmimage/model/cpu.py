@@ -66,10 +66,16 @@ def _pack(layer: nn.Linear) -> Tensor:
     weight = layer.weight
     if weight.dtype != torch.bfloat16 or weight.nbytes > MAX_PACKED_BYTES:
         return weight
-    version = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-    if _packed.get(layer, (None,))[0] != version:
-        _packed[layer] = version, torch.ops.mkldnn._reorder_linear_weight(weight.detach())
-    return _packed[layer][1]
+    # the very tensor, not only its address: memory that is freed is given to the next one
+    version = (weakref.ref(weight), weight.data_ptr(), _version(weight))
+    kept = _packed.get(layer)
+    if kept is None or kept[0] != version:
+        kept = _packed[layer] = version, torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+    return kept[1]
+
+
+def _version(weight: Tensor) -> int:
+    return 0 if weight.is_inference() else weight._version
 
 
 def _takes_onednn(x: Tensor) -> bool:
