@@ -85,9 +85,12 @@ def test_a_packed_weight_is_made_anew_when_the_weight_changes(layer):
         assert layer in cpu._packed
         layer.weight.zero_()
         assert torch.equal(linear(x, layer), layer.bias.expand(1, 300, -1))
-        layer.weight = nn.Parameter(-layer.weight + 1)
+        zeros = layer.weight  # still there when another takes its place
+        layer.weight = nn.Parameter(-zeros + 1)
         assert not torch.equal(linear(x, layer), before)
         assert torch.allclose(linear(x, layer), layer(x), atol=0.5, rtol=0.02)
+        layer.weight = zeros
+        assert torch.equal(linear(x, layer), layer.bias.expand(1, 300, -1))
 
 
 @pytest.mark.usefixtures("onednn")

@@ -26,7 +26,10 @@ MIN_KEYS = 256
 # Larger weights are not kept a second time: their products have enough rows to pay for the layout.
 MAX_PACKED_BYTES = 8 << 20
 
-_packed: weakref.WeakKeyDictionary[nn.Linear, tuple[object, Tensor]] = weakref.WeakKeyDictionary()
+# layer -> the weight, its version, and the weight as it is multiplied
+_packed: weakref.WeakKeyDictionary[
+    nn.Linear, tuple[weakref.ref[Tensor], tuple[int, int], Tensor]
+] = weakref.WeakKeyDictionary()
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -66,16 +69,16 @@ def _pack(layer: nn.Linear) -> Tensor:
     weight = layer.weight
     if weight.dtype != torch.bfloat16 or weight.nbytes > MAX_PACKED_BYTES:
         return weight
+    version, kept = _version(weight), _packed.get(layer)
     # the very tensor, not only its address: memory that is freed is given to the next one
-    version = (weakref.ref(weight), weight.data_ptr(), _version(weight))
-    kept = _packed.get(layer)
-    if kept is None or kept[0] != version:
-        kept = _packed[layer] = version, torch.ops.mkldnn._reorder_linear_weight(weight.detach())
-    return kept[1]
+    if kept is None or kept[0]() is not weight or kept[1] != version:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+        kept = _packed[layer] = weakref.ref(weight), version, packed
+    return kept[2]
 
 
-def _version(weight: Tensor) -> int:
-    return 0 if weight.is_inference() else weight._version
+def _version(weight: Tensor) -> tuple[int, int]:
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
 
 
 def _takes_onednn(x: Tensor) -> bool:
