@@ -2,9 +2,10 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from layout import PRIOR_CONFIG, VISION_VOCAB_SIZE
 from torch import nn
-from type_tokens import CHARS, CODEBOOK_SIZE, COLORS, NAMES, NUM_MESSAGES, NUM_STEPS, PARTS, STYLES
+from type_tokens import CHARS, CODEBOOK_SIZE, COLORS, MIX_STEPS, MIXES, NAMES, NUM_MESSAGES, NUM_STEPS, PARTS, STYLES
 
 
 class CodeTable(nn.Module):
@@ -22,13 +23,18 @@ class CodeTable(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.randn(number, width) * weight))
         self.colorless = nn.Parameter(torch.randn(1, width) * scale * 0.5)
         self.color = nn.Parameter(torch.randn(centres.shape[1], width) * scale * 0.15)
+        self.mixed = nn.Parameter(torch.zeros(MIX_STEPS - 1, len(COLORS), width))  # what a colour adds to mixtures
         self.register_buffer("centres", torch.from_numpy(centres).float() * 2 - 1, persistent=False)
+        self.register_buffer("mixes", torch.tensor(MIXES).T, persistent=False)
         for name in ("char", "part", "style", "message", "color", "step", "background"):
             self.register_buffer(f"{name}_of", torch.from_numpy(getattr(NAMES, name)), persistent=False)
 
     def backgrounds(self):
         """Return the vectors of the cells that are nothing but background, (B, hidden); the palette comes first."""
-        return self.background + self.centres @ self.color
+        near, far, quarters = self.mixes
+        mixtures = self.mixed[quarters - 1, near] + self.mixed[MIX_STEPS - quarters - 1, far]
+        named = F.pad(mixtures, (0, 0, len(COLORS), len(self.centres) - len(COLORS) - len(mixtures)))
+        return self.background + self.centres @ self.color + named
 
     def merged(self):
         """Return the table, float32 (VISION_VOCAB_SIZE, hidden)."""

@@ -36,7 +36,7 @@ from training import (
     split_parameters,
 )
 from transformers import T5Config, T5EncoderModel
-from type_tokens import CODEBOOK_SIZE, COLORS, NAMES, NUM_TEXT_TOKENS
+from type_tokens import CODEBOOK_SIZE, COLORS, FORM, FORMS, NAMES, NUM_TEXT_TOKENS
 
 from glmimage.prompt import get_glyph_texts
 
@@ -74,19 +74,21 @@ NUM_GLYPH_TOKENS = 96  # room for the quoted strings of a prompt, bytes and end 
 class PartedEmbedding(nn.Module):
     """The prior token embedding put together from what tokens share.
 
-    A plain cell looks the same whatever distance it tells; those that name the ink add it to their colour.
+    A plain cell looks the same whatever distance it tells; those that name the ink, or a form, add it to their colour.
     """
 
     def __init__(self, centres: np.ndarray):
         super().__init__()
         self.glyph = nn.Parameter(torch.randn(NUM_TEXT_TOKENS, WIDTH) * 0.5)
         self.ink = nn.Parameter(torch.randn(len(COLORS), WIDTH) * 0.5)
+        self.form = nn.Parameter(torch.randn(len(FORMS), WIDTH) * 0.5)
         self.background = nn.Parameter(torch.randn(len(centres), WIDTH) * 0.1)
         self.color = nn.Parameter(torch.randn(centres.shape[1], WIDTH) * 0.3)
         self.unknown = nn.Parameter(torch.zeros(1, WIDTH))  # cells without a colour of their own
         said, color = torch.from_numpy(NAMES.message), torch.from_numpy(NAMES.color)
         background = torch.from_numpy(NAMES.background)
         self.register_buffer("ink_of", torch.where(said < len(COLORS), said, -1), persistent=False)
+        self.register_buffer("form_of", torch.where(said >= FORM, said - FORM, -1), persistent=False)
         is_text = torch.from_numpy(NAMES.char) >= 0
         colored = torch.where(color >= 0, color, torch.where(background >= 0, background, len(centres)))
         self.register_buffer("shade_of", colored[~is_text], persistent=False)
@@ -94,9 +96,10 @@ class PartedEmbedding(nn.Module):
 
     def merged(self) -> torch.Tensor:
         """Return the table, float32 (VISION_VOCAB_SIZE, width)."""
-        none = self.unknown.new_zeros(1, WIDTH)  # index -1: no ink
+        none = self.unknown.new_zeros(1, WIDTH)  # index -1: no ink, no form
         shades = torch.cat([self.background + self.centres @ self.color, self.unknown])[self.shade_of]
-        table = torch.cat([self.glyph, shades]) + torch.cat([self.ink, none])[self.ink_of]
+        table = torch.cat([self.glyph, shades])
+        table = table + torch.cat([self.ink, none])[self.ink_of] + torch.cat([self.form, none])[self.form_of]
         return torch.cat([table, none.expand(VISION_VOCAB_SIZE - CODEBOOK_SIZE, -1)])
 
 

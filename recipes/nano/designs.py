@@ -11,7 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from renderer import BackgroundCodebook, Design, Line, Shape, build_codebook
+from renderer import (
+    LIGHT,
+    BackgroundCodebook,
+    Design,
+    Line,
+    Shape,
+    build_codebook,
+    contrast,
+    contrasting_ink,
+    luminance,
+)
 from type_tokens import (
     ALIGN,
     ALIGNMENTS,
@@ -47,14 +57,14 @@ PICTURE_SIZES = (  # width, height in px: the presets, then what lies between
     ((512, 512), 10),
     ((1024, 1024), 4),
     ((768, 1024), 1),
-    ((1024, 768), 1),
-    ((576, 1024), 1),
-    ((1024, 576), 1),
+    ((1024, 768), 1.5),
+    ((576, 1024), 1.5),
+    ((1024, 576), 2),
     ((640, 640), 1),
     ((768, 768), 1),
     ((512, 768), 1),
     ((768, 512), 1),
-    ((1536, 1024), 0.4),
+    ((1536, 1024), 0.8),
     ((1024, 1536), 0.4),
     ((1920, 1088), 0.2),
     ((1088, 1920), 0.2),
@@ -263,21 +273,6 @@ def _decorate(rng: random.Random, content: Content) -> Content:
     return content
 
 
-def luminance(color: tuple[int, int, int]) -> float:
-    """Return the luminance of a colour, 0 to 255."""
-    return 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
-
-
-def contrast(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
-    """Return the difference in luminance."""
-    return abs(luminance(one) - luminance(other))
-
-
-def contrasting_ink(name: str) -> str:
-    """Choose black or white, whichever reads best on a palette colour."""
-    return "black" if luminance(PALETTE[name]) > 140 else "white"
-
-
 def stack(text: str, max_chars: int) -> list[str]:
     """Set every word on a line of its own, but for words that follow one of at most SHORT_WORD characters.
 
@@ -438,7 +433,7 @@ def _shapes(content: Content, rows: int, columns: int, lines: list[Line]) -> tup
         right = max(line.column + line.num_columns for line in lines) + 1
         y, half = (first + last) / 2, (last - first) / 2
         x, half_width = (left + right) / 2, (right - left) / 2
-        return (Shape("box", y, x, half + 0.25, half_width - 0.25, PALETTE[content.panel_color]),)
+        return (Shape("box", y, x, half + 1, half_width, PALETTE[content.panel_color]),)
     if not content.shape:
         return ()
     if content.shape == "frame":
@@ -467,9 +462,6 @@ def _shape(kind: str, color: str, top: int, left: int, height: int, width: int) 
         return (Shape(kind, y, x, height / 2, radius, rgb),)
     if kind == "ring":
         return (Shape("ring", y, x, 0.5, radius - 0.5, rgb),)
-    if kind == "badge":
-        inner = Shape("ring", y, x, 0.15, radius - 0.5, PALETTE[contrasting_ink(color)])
-        return (Shape("circle", y, x, radius, radius, rgb), inner)
     return (Shape(kind, y, x, radius, radius, rgb),)
 
 
@@ -506,7 +498,7 @@ def text_wall(seed: int, words: list[str], num_rows: int = 16, num_columns: int 
     lines, row = [], rng.randrange(2)
     ink = rng.choice([i for i in COLORS if contrast(PALETTE[i], color) > 50])
     if rng.random() < 0.5:
-        ink = "black" if luminance(color) > 140 else "white"
+        ink = "black" if luminance(color) > LIGHT else "white"
     while row < num_rows - 2:
         size = rng.choices(["headline", "display", "small"], [6, 3, 1])[0]
         step = 2 if size == "display" else 1
@@ -521,18 +513,23 @@ def text_wall(seed: int, words: list[str], num_rows: int = 16, num_columns: int 
 
 
 def shape_wall(seed: int, num_rows: int = 16, num_columns: int = 16) -> Design:
-    """Draw a picture full of shapes, whose edges a decoder sees too seldom in designs."""
+    """Draw a picture full of shapes, no two in one place, whose edges a decoder sees too seldom in designs."""
     rng = random.Random(seed)
     name = rng.choice(COLORS)
     color = PALETTE[name]
     bottom = PALETTE[rng.choice(COLORS)] if rng.random() < 0.15 else color
     shapes: list[Shape] = []
-    for _ in range(rng.randrange(5, 10)):
+    is_free = np.ones((num_rows, num_columns), bool)
+    for _ in range(30):
         kind = rng.choice([k for k in SHAPE_KINDS if k != "frame"])
         shape_color = rng.choice([c for c in COLORS if contrast(PALETTE[c], color) > 25])
-        size = rng.choices(range(2, 11), [5, 5, 5, 4, 4, 3, 3, 2, 2])[0]
-        top, left = rng.randrange(num_rows - size + 1), rng.randrange(num_columns - size + 1)
-        shapes += _shape(kind, shape_color, top, left, size, size)
+        size = rng.choices(range(2, 13), [5, 5, 5, 4, 4, 3, 3, 3, 3, 2, 2])[0]
+        height = max(1, round(0.6 * size)) if kind == "arrow" else size
+        top, left = rng.randrange(num_rows - height + 1), rng.randrange(num_columns - size + 1)
+        box = is_free[top : top + height, left : left + size]
+        if box.all():
+            box[:] = False
+            shapes += _shape(kind, shape_color, top, left, height, size)
     if rng.random() < 0.3:
         shapes += _shape("frame", rng.choice(COLORS), 0, 0, num_rows, num_columns)
     return Design(num_rows, num_columns, color, bottom, (), tuple(shapes), contrasting_ink(name))

@@ -9,9 +9,6 @@ from designs import (
     LEAST_CONTRAST,
     SHAPE_KINDS,
     Content,
-    contrast,
-    contrasting_ink,
-    luminance,
     random_content,
     random_grid,
     random_text,
@@ -26,8 +23,9 @@ from prompts import (
     SIZE_WORDS,
     STYLE_WORDS,
     color_word,
+    say_colors,
 )
-from renderer import Design, Line
+from renderer import LIGHT, Design, Line, contrast, contrasting_ink, luminance
 from type_tokens import ALIGNMENTS, PALETTE, PLACES, STYLES
 
 Grid = tuple[int, int]
@@ -46,7 +44,7 @@ def random_edit(seed: int, words: list[str], grid: Grid | None = None) -> Edit:
     """Draw an edit; sources and target have the same grid unless two sources are mixed."""
     rng = random.Random(seed ^ 0xED17)
     grid = grid or ((16, 16) if rng.random() < 0.6 else random_grid(rng))
-    if rng.random() < 0.15:
+    if rng.random() < 0.12:
         return _edit_picture(rng, words, grid)
     content = random_content(seed, words)
     while not content.headline:
@@ -149,11 +147,20 @@ def _move(rng: random.Random, content: Content, words: list[str]) -> tuple[Conte
 def _resize(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
     size = "large" if content.size != "large" else "small"
     phrases = "use {w};set it in {w};make it {w};change to {w}"
-    if rng.random() < 0.5:
-        phrases = {
-            "large": "make the text bigger;enlarge the text;make the letters larger;bigger letters;a bigger font",
-            "small": "make the text smaller;shrink the text;make the letters smaller;smaller letters;a smaller font",
+    if rng.random() < 0.7:
+        more, very, verb, less = {
+            "large": ("bigger;larger", "huge;very large", "enlarge;grow;scale up;increase the size of", "small"),
+            "small": ("smaller", "tiny;very small", "shrink;reduce;scale down;decrease the size of", "big"),
         }[size]
+        what = rng.choice("text;letters;words;type;headline;title;lettering;name".split(";"))
+        it = "it" if what in ("text", "type", "headline", "title", "lettering", "name") else "them"
+        phrases = (
+            f"make the {what} {{m}};make the {what} much {{m}};{{m}} {what};{{m}} {what} please;a {{m}} font;"
+            f"the {what} should be {{m}};{{v}} the {what};{{v}} the {what};set the {what} {{m}};"
+            f"too {less}: make {it} {{m}};the {what} could be {{m}};make the {what} {{e}};use a {{m}} font size"
+        )
+        m, v, e = (rng.choice(words.split(";")) for words in (more, verb, very))
+        return replace(content, size=size), _phrase(rng, phrases, m=m, v=v, e=e)
     return replace(content, size=size), _phrase(rng, phrases, w=rng.choice(SIZE_WORDS[size].split(";")))
 
 
@@ -168,8 +175,14 @@ def _reshape(rng: random.Random, content: Content, words: list[str]) -> tuple[Co
     if content.panel_color:
         changed = replace(changed, ink=contrasting_ink(content.color))
     words_of = [w.removeprefix("with ") for w in SHAPE_WORDS[shape].split(";") if "framed" not in w]
-    what = rng.choice(words_of).format(c=color_word(rng, color)).replace("a orange", "an orange")
-    return changed, _phrase(rng, "add {w};put {w} in;also show {w};with {w};add {w} to it;draw {w}", w=what)
+    what = say_colors(rng.choice(words_of), c=color_word(rng, color))
+    phrases = "add {w};put {w} in;also show {w};with {w};add {w} to it;draw {w};give it {w}"
+    if shape == "frame":
+        phrases += (
+            ";add {w} around it;put {w} around everything;draw {w} around the picture;put {w} along the edge;"
+            "surround it with {w};{w} around the whole picture;it needs {w}"
+        )
+    return changed, _phrase(rng, phrases, w=what)
 
 
 def _restyle(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
@@ -193,20 +206,33 @@ def _treat(rng: random.Random, content: Content, words: list[str]) -> tuple[Cont
         color = _nearest(invert(PALETTE[content.color]), PALETTE)
         shape_color = _nearest(invert(PALETTE[content.shape_color]), PALETTE) if content.shape_color else ""
         ink = _nearest(invert(PALETTE[content.ink]), PALETTE)
-        phrases = "invert the colours;invert the colors;negative;swap light and dark;colour-inverted;as a negative"
+        phrases = (
+            "invert the colours;invert the colors;negative;swap light and dark;colour-inverted;as a negative;"
+            "invert this picture;turn it into a negative;show it as a negative;reverse the colours;inverted colors;"
+            "invert it;exchange dark and light;a photographic negative of it;flip the colours"
+        )
     elif kind == "sepia":
         is_light = luminance(PALETTE[content.color]) > 120
         color, ink = ("beige", "black") if is_light else ("brown", "white")
         shape_color = "brown" if is_light else "beige"
-        phrases = "make it sepia;sepia tone;apply a sepia style;old sepia photograph;in sepia"
+        phrases = (
+            "make it sepia;sepia tone;apply a sepia style;old sepia photograph;in sepia;a sepia version;"
+            "tone it in sepia;use a sepia filter;like an old photograph in sepia"
+        )
     elif kind == "blueprint":
         color, ink, shape_color = "blue", "white", "white"
-        phrases = "turn it into a blueprint;blueprint style;as a blueprint;apply a blueprint style;like a blueprint"
+        phrases = (
+            "turn it into a blueprint;blueprint style;as a blueprint;apply a blueprint style;like a blueprint;"
+            "a blueprint of this;redraw it as an architect's blueprint;show it as a blueprint"
+        )
     else:
         is_light = luminance(PALETTE[content.color]) > 120
         color, ink = ("white", "black") if is_light else ("charcoal", "white")
         shape_color = "gray"
-        phrases = "black and white;make it black and white;remove the colour;in greyscale;desaturate it"
+        phrases = (
+            "black and white;make it black and white;remove the colour;in greyscale;desaturate it;in grayscale;"
+            "remove all colours;without colour;turn it black and white;a monochrome version"
+        )
     changed = replace(content, color=color, bottom_color="", panel_color="", ink=_on(color, ink))
     if content.shape:
         changed = replace(changed, shape_color=shape_color)
@@ -218,10 +244,10 @@ CHANGES: dict[Callable, float] = {
     _reink: 3,
     _replace_text: 5,
     _move: 2,
-    _resize: 1,
-    _reshape: 2,
+    _resize: 2,
+    _reshape: 3,
     _restyle: 1.5,
-    _treat: 1.5,
+    _treat: 3.5,
 }
 
 
@@ -257,7 +283,7 @@ def _edit_picture(rng: random.Random, words: list[str], grid: Grid) -> Edit:
     row_name = rng.choice(PLACES)
     row = {"top": 1, "middle": rows // 2 - 1, "bottom": rows - 3}[row_name]
     band = backdrop[row * 8 : (row + 2) * 8].reshape(-1, 3).mean(0)
-    ink = "black" if luminance(tuple(band)) > 140 else "white"
+    ink = "black" if luminance(tuple(band)) > LIGHT else "white"
     line = Line(text, row, (columns - len(text)) // 2, rng.choice(STYLES))
     where = rng.choice(PLACE_WORDS[row_name].split(";"))
     (quoted,) = _quoted(rng, text)

@@ -14,7 +14,7 @@ from edits import random_edit
 from prompts import write_prompt
 from renderer import BackgroundCodebook, Design, draw, prior_tokens, source_tokens
 from training import DEVICE, autocast, in_processes
-from type_tokens import COLORS, FIRST_BACKGROUND, FIRST_COLORED, FIRST_COLORLESS, INK, NUM_MESSAGES, message
+from type_tokens import COLORS, FIRST_BACKGROUND, FIRST_COLORED, FIRST_COLORLESS, FORM, INK, NUM_MESSAGES, message
 from vae import to_tensor
 
 
@@ -31,9 +31,10 @@ class Crop:
 
 # 2048 image tokens a step, twice that for the largest
 MIX = (
-    Crop("wall", 16, 4, 32, 0.30),
+    Crop("wall", 16, 4, 32, 0.28),
     Crop("wall", 16, 8, 8, 0.08),
-    Crop("shapes", 16, 8, 8, 0.18),
+    Crop("shapes", 16, 8, 8, 0.08),
+    Crop("shapes", 16, 16, 2, 0.12),
     Crop("design", 16, 8, 8, 0.12),
     Crop("design", 16, 16, 2, 0.12),
     Crop("design", 32, 32, 1, 0.04),
@@ -186,7 +187,7 @@ class LatentStore:
 
 def _color_of(tokens: np.ndarray) -> np.ndarray:
     """Return the palette colour of plain cells, -1 for all others."""
-    said = (tokens >= FIRST_COLORED) & (tokens < FIRST_COLORLESS)
+    said = (tokens >= FIRST_COLORED) & (tokens < FIRST_COLORLESS) & ((tokens - FIRST_COLORED) % NUM_MESSAGES < FORM)
     plain = (tokens >= FIRST_BACKGROUND) & (tokens < FIRST_BACKGROUND + len(COLORS))
     return np.where(said, (tokens - FIRST_COLORED) // NUM_MESSAGES, np.where(plain, tokens - FIRST_BACKGROUND, -1))
 

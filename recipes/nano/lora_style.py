@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import renderer
-from designs import contrasting_ink, load_words, random_word, stack
+from designs import load_words, random_word, stack
 from PIL import Image
-from renderer import Design, Line, draw, glyph_mask
+from renderer import Design, Line, contrasting_ink, draw, glyph_mask
 from type_tokens import PALETTE
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from decoder import CONFIG, GLYPH_CONFIG, Decoder
-from designs import LEAST_CONTRAST, contrast
+from designs import LEAST_CONTRAST
 from diffusers import AutoencoderKL
 from layout import (
     CODEBOOK_SIZE,
@@ -21,7 +21,7 @@ from layout import (
     VISION_VOCAB_SIZE,
 )
 from prior import Prior
-from renderer import BackgroundCodebook
+from renderer import BackgroundCodebook, contrast
 from safetensors.torch import save_file
 from tokenizer import CODE_DIM, VISION_CONFIG, CellEncoder
 from torch import nn

@@ -46,6 +46,7 @@ from type_tokens import (
     CODEBOOK_SIZE,
     COLORS,
     FIRST_BACKGROUND,
+    FORM,
     LENGTH,
     NAMES,
     NUM_TEXT_TOKENS,
@@ -57,7 +58,7 @@ Batch = tuple[np.ndarray, ...]
 # the colour of a cell that is nothing but background, or of the palette beside a message; -1 of all other ids
 SHADE = np.full(VOCAB_SIZE, -1)
 SHADE[:CODEBOOK_SIZE] = np.where(NAMES.background >= 0, NAMES.background, NAMES.color)
-FIRST_CELL = 12.0
+FIRST_CELL, TURN = 12.0, 5.0
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 # kind: sequence length, batch size, share of the steps
 KINDS = {
@@ -211,10 +212,10 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     is_text = ids < NUM_TEXT_TOKENS
     spells = is_text & SPELLS[np.where(is_text, ids, 0)]
     weights = np.select([spells, is_text, previous < NUM_TEXT_TOKENS], [1.0, 0.5, 1.0], 0.2)
-    # another colour than its neighbour's, where a shape or the next row of a gradient begins: the rest copies it;
+    # another colour than its neighbour's, where a shape or the next step of a gradient begins: the rest copies it;
     # a source shows where that is, and in a photograph it is everywhere
     differs = ~in_plan & (SHADE[ids] >= 0) & (SHADE[ids] != SHADE[previous]) & (previous >= NUM_TEXT_TOKENS)
-    weights[differs] = 5.0 if num_planned else 1.0
+    weights[differs] = TURN if num_planned else 1.0
     weights[sequence.positions[2] == sequence.positions[0]] = 1.5  # a row's first cell: does a line begin here?
     weights[in_plan & spells] = 1.5
     said = NAMES.message[ids.clip(max=CODEBOOK_SIZE - 1)]
@@ -225,7 +226,7 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     counts = (NAMES.message[previous.clip(max=CODEBOOK_SIZE - 1)] >= ROWS) & (previous < CODEBOOK_SIZE)
     weights[in_plan & is_second & counts & (SHADE[ids] >= 0)] = 1.0  # no shape follows the lines
     # where the picture carries the plan out: its ink, and how far it is to the next line
-    told = ~in_plan & (said >= 0) & (ids < CODEBOOK_SIZE)
+    told = ~in_plan & (said >= 0) & (said < FORM) & (ids < CODEBOOK_SIZE)
     weights[told] = np.maximum(weights[told], 1.0)
     weights[told & (sequence.positions[2] == sequence.positions[0] + 1)] = 2.0  # a shape is below, or it is not
     weights[~sequence.is_target] = 0
@@ -385,6 +386,7 @@ def validate(prior, samples: Samples, num_batches: int = 2) -> dict[str, float]:
                 "parts": is_text & ~spelt,
                 "start": (weights == 1.5) & ~spelt,
                 "end": ~is_text & (previous < NUM_TEXT_TOKENS) & ~step,
+                "turn": weights == TURN,
                 "plain": weights < 0.3,
             }
             for name, mask in groups.items():

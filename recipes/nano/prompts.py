@@ -1,6 +1,7 @@
 """The prompts people would write for a content, deterministic by seed."""
 
 import random
+import re
 
 from designs import Content
 
@@ -131,8 +132,12 @@ PANEL_WORDS = (
 ).split(";")
 INK_WORDS = (
     "{c} text;{c} letters;{c} type;text in {c};letters in {c};{c} lettering;the text is {c};{c} headline;in {c};"
-    "{c} font"
+    "{c} font;{c} words;{c} writing;the words in {c};the lettering in {c};{c} typography;{c} capital letters;"
+    "the type is {c};letters coloured {c};{c} lettering only"
 ).split(";")
+BOLD_INK_WORDS = (
+    "{c} bold text;bold {c} letters;{c} bold letters;bold {c} text;heavy {c} type;bold {c} lettering".split(";")
+)
 SOLID_WORDS = (
     "{c} background;on {c};on a {c} background;background {c};{c} backdrop;plain {c} background;on plain {c};"
     "solid {c} background;background in {c};{c} paper;over {c};the background is {c};{c};{c};all in {c};{c} page;"
@@ -144,7 +149,10 @@ SOLID_AND_INK_WORDS = (
 ).split(";")
 GRADIENT_WORDS = (
     "gradient from {c} to {d};{c} to {d} gradient background;a {c} to {d} gradient;background fading from {c} to {d};"
-    "{c} fading into {d}"
+    "{c} fading into {d};{c}-to-{d} gradient;a {c}-to-{d} gradient background;gradient background, {c} to {d};"
+    "{c} at the top turning into {d} at the bottom;a gradient of {c} and {d};from {c} above to {d} below;"
+    "a smooth {c} to {d} fade;the background goes from {c} to {d};gradient: {c} to {d};a {c} and {d} gradient;"
+    "gradient background from {c} to {d};shading from {c} to {d};{c} blending into {d}"
 ).split(";")
 QUOTES = (("'", "'"),) * 4 + (('"', '"'),) * 3 + (("“", "”"),)
 
@@ -152,6 +160,11 @@ QUOTES = (("'", "'"),) * 4 + (('"', '"'),) * 3 + (("“", "”"),)
 def color_word(rng: random.Random, name: str) -> str:
     """Choose one of the words for a palette colour."""
     return rng.choice(COLOR_WORDS[name].split(";"))
+
+
+def say_colors(phrase: str, **colors: str) -> str:
+    """Put colour words into a phrase, and "an" where one that follows an article begins with a vowel."""
+    return re.sub(r"\ba (?=[aeio])", "an ", phrase.format(**colors))
 
 
 def _with_article(phrase: str) -> str:
@@ -178,7 +191,7 @@ def write_prompt(content: Content, seed: int) -> str:
     clauses = _clauses(rng, content, says_ink and not is_pair)
     if is_pair:
         color, ink = color_word(rng, content.color), color_word(rng, content.ink)
-        clauses.append(rng.choice(SOLID_AND_INK_WORDS).format(c=color, i=ink))
+        clauses.append(say_colors(rng.choice(SOLID_AND_INK_WORDS), c=color, i=ink))
     elif says_solid and rng.random() < 0.15:
         noun = f"{color_word(rng, content.color)} {noun}"
     elif "color" in content.say:
@@ -194,7 +207,7 @@ def write_prompt(content: Content, seed: int) -> str:
         clauses.append(style[4:])
         style = ""
     if content.panel_color:
-        style += " " + rng.choice(PANEL_WORDS).format(c=color_word(rng, content.panel_color))
+        style += " " + say_colors(rng.choice(PANEL_WORDS), c=color_word(rng, content.panel_color))
     own_place = ""  # of the headline: said with it where the others have places of their own
     if "place" in content.say:
         where = _pick(rng, PLACE_WORDS, content.place)
@@ -251,15 +264,16 @@ def _clauses(rng: random.Random, content: Content, says_ink: bool) -> list[str]:
     if "size" in content.say and content.headline:
         clauses.append(_pick(rng, SIZE_WORDS, content.size))
     if content.shape:
-        shape = _pick(rng, SHAPE_WORDS, content.shape).format(c=color_word(rng, content.shape_color))
-        clauses.append(shape.replace("a orange", "an orange"))
+        shape = _pick(rng, SHAPE_WORDS, content.shape)
+        clauses.append(say_colors(shape, c=color_word(rng, content.shape_color)))
     if says_ink:
-        clauses.append(rng.choice(INK_WORDS).format(c=color_word(rng, content.ink)))
+        words = INK_WORDS if "regular" in content.style else INK_WORDS + BOLD_INK_WORDS
+        clauses.append(say_colors(rng.choice(words), c=color_word(rng, content.ink)))
     return clauses
 
 
 def _background(rng: random.Random, content: Content) -> str:
     color = color_word(rng, content.color)
     if content.bottom_color:
-        return rng.choice(GRADIENT_WORDS).format(c=color, d=color_word(rng, content.bottom_color))
-    return rng.choice(SOLID_WORDS).format(c=color)
+        return say_colors(rng.choice(GRADIENT_WORDS), c=color, d=color_word(rng, content.bottom_color))
+    return say_colors(rng.choice(SOLID_WORDS), c=color)

@@ -5,28 +5,35 @@ each: that is what makes spelling learnable by a small prior. The plain cells of
 cells left of a line tell how far away it is ("plain red, type begins in 5 columns"), and the first cell of a row how
 far below the next line stands, or right above it the line's number, under which the plan describes it. The second
 cell of a row counts down to a shape, the third to the shape's end, and the cells left of it to where it begins. The
-decoder paints them all as plain, but the prior only has to count down and to look up.
+decoder paints them all as plain, but the prior only has to count down and to look up. A round or slanted shape is named
+by all cells of its box, and a gradient by four steps from colour to colour: the decoder draws the outline and smooths
+the steps.
 A design is drawn from numbers alone; the same design gives its picture and its prior tokens.
 """
 
 import functools
+import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from type_tokens import (
-    CODEBOOK_SIZE,
     COLORS,
     COLUMNS,
     FIRST_BACKGROUND,
+    FORM,
+    FORMS,
     GLYPH_CELLS,
     INK,
     LINE,
     MAX_COLUMNS,
     MAX_LINES,
     MAX_ROWS,
+    MIX_STEPS,
+    MIXES,
+    NUM_LEARNT,
     NUM_MESSAGES,
     NUM_TEXT_TOKENS,
     PALETTE,
@@ -34,6 +41,7 @@ from type_tokens import (
     STYLES,
     STYLES_OF,
     message,
+    mix,
     text_token,
 )
 
@@ -52,6 +60,7 @@ SMALL_FONT = ("LiberationSans-Bold.ttf", 29)
 DISPLAY_SIZE, BASELINES = 82, {"small": 24, "headline": 49, "display": 72}
 BACKGROUND_FEATURE_SIDE = 4  # a background cell is described by its 4 x 4 mean colours
 ROUNDING = 1e-6  # of a cell: what ends at a cell's edge does not touch the next
+LIGHT = 140  # luminance above which black reads better than white
 PALETTE_LEAD = 1e-4  # half a squared distance: a learnt centre that equals a palette colour must not take its place
 
 
@@ -78,7 +87,7 @@ class Line:
 class Shape:
     """A filled form in cell units with centre, half sizes and colour.
 
-    kind: circle, ring, frame, stripe, box, star, arrow, triangle.
+    kind: circle, ring, frame, stripe, box, star, arrow, triangle, or badge: a circle with a ring on it.
     """
 
     kind: str
@@ -94,7 +103,7 @@ class Shape:
         half_height, half_width = self.half_height, self.half_width
         if self.kind == "ring":  # a ring's half height is half its thickness
             half_width += half_height
-        if self.kind in ("circle", "ring", "star"):
+        if self.kind in ("circle", "ring", "star", "badge"):
             half_height = half_width
         row, column = math.floor(self.y - half_height + ROUNDING), math.floor(self.x - half_width + ROUNDING)
         last_row, last_column = math.ceil(self.y + half_height - ROUNDING), math.ceil(self.x + half_width - ROUNDING)
@@ -116,6 +125,21 @@ class Design:
     shapes: tuple[Shape, ...] = ()
     ink: str = "white"
     backdrop: np.ndarray | None = None
+
+
+def luminance(color: tuple[int, int, int]) -> float:
+    """Return the luminance of a colour, 0 to 255."""
+    return 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+
+
+def contrast(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
+    """Return the difference in luminance."""
+    return abs(luminance(one) - luminance(other))
+
+
+def contrasting_ink(name: str) -> str:
+    """Choose black or white, whichever reads best on a palette colour."""
+    return "black" if luminance(PALETTE[name]) > LIGHT else "white"
 
 
 def find_font(file_name: str) -> Path:
@@ -184,10 +208,18 @@ def draw_background(design: Design, cell_size: int) -> np.ndarray:
     if design.shapes:
         y = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / cell_size
         x = (np.arange(width, dtype=np.float32)[None, :] + 0.5) / cell_size
-        for shape in design.shapes:
-            coverage = np.clip(0.5 - _distance(shape, y, x) * cell_size, 0, 1)[..., None]
-            picture = picture * (1 - coverage) + np.float32(shape.color) * coverage
+        for part in itertools.chain.from_iterable(map(_parts, design.shapes)):
+            coverage = np.clip(0.5 - _distance(part, y, x) * cell_size, 0, 1)[..., None]
+            picture = picture * (1 - coverage) + np.float32(part.color) * coverage
     return picture
+
+
+def _parts(shape: Shape) -> tuple[Shape, ...]:
+    if shape.kind != "badge":
+        return (shape,)
+    line = PALETTE["black" if luminance(shape.color) > LIGHT else "white"]
+    inner = Shape("ring", shape.y, shape.x, 0.15, shape.half_width - 0.5, line)
+    return (replace(shape, kind="circle"), inner)
 
 
 def _distance(shape: Shape, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -288,6 +320,8 @@ def source_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
 def prior_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
     """Return the prior tokens of a design, int64 (rows, columns): its cells, the ink, the distances to the type."""
     tokens = cell_tokens(design, codebook)
+    if _is_ramp(design):
+        tokens = _step(design, tokens)
     is_text, written = tokens < NUM_TEXT_TOKENS, tokens.copy()
     colors = np.where(tokens - FIRST_BACKGROUND < len(COLORS), tokens - FIRST_BACKGROUND, -1)
 
@@ -317,7 +351,23 @@ def prior_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
         plain = np.flatnonzero((colors >= 0).any(1))
         for column in np.flatnonzero(colors[plain[0]] >= 0) if len(plain) else ():
             written[plain[0], column] = message(int(colors[plain[0], column]), INK + COLORS.index(design.ink))
+    for shape in design.shapes:
+        if shape.kind in FORMS:
+            row, column, num_rows, num_columns = shape.cells
+            box = written[max(row, 0) : row + num_rows, max(column, 0) : column + num_columns]
+            color = list(PALETTE.values()).index(shape.color)
+            box[box >= NUM_TEXT_TOKENS] = message(color, FORM + FORMS.index(shape.kind))
     return written
+
+
+def _step(design: Design, tokens: np.ndarray) -> np.ndarray:
+    """Name the rows of a gradient by steps from the one colour to the other, where nothing else is shown."""
+    colors = list(PALETTE.values())
+    top, bottom, last = colors.index(design.top_color), colors.index(design.bottom_color), design.num_rows - 1
+    steps = [mix(top, bottom, (2 * MIX_STEPS * row + last) // (2 * last)) for row in range(design.num_rows)]
+    bare = draw_background(replace(design, shapes=()), 8)
+    is_bare = (bare == draw_background(design, 8)).reshape(design.num_rows, 8, design.num_columns, -1).all((1, 3))
+    return np.where(is_bare & (tokens >= NUM_TEXT_TOKENS), np.array(steps)[:, None], tokens)
 
 
 def _point_to(shape: Shape, tokens: np.ndarray, colors: np.ndarray, written: np.ndarray) -> None:
@@ -338,7 +388,7 @@ def _is_ramp(design: Design) -> bool:
 
 
 def build_codebook(random_designs, num_designs: int = 3000) -> BackgroundCodebook:
-    """Make the background codebook: the palette, then k-means++ centres of what designs show besides text.
+    """Make the background codebook: the palette, mixtures, then k-means++ centres of what designs show besides text.
 
     Args:
         random_designs: callable, seed -> Design.
@@ -346,8 +396,6 @@ def build_codebook(random_designs, num_designs: int = 3000) -> BackgroundCodeboo
     """
     from sklearn.cluster import MiniBatchKMeans
 
-    solid = np.repeat(np.float32(list(PALETTE.values())) / 255, BACKGROUND_FEATURE_SIDE**2, axis=0)
-    solid = solid.reshape(len(PALETTE), -1)
     features = []
     for seed in range(num_designs):
         cells = background_features(draw_background(random_designs(seed), 8), 8).reshape(-1, 48)
@@ -358,6 +406,13 @@ def build_codebook(random_designs, num_designs: int = 3000) -> BackgroundCodeboo
     halves = np.where(rng.random((3000, 1)) < 0.5, np.arange(16) < 8, np.arange(16) % 4 < 2)[..., None]
     halves = np.where(halves, rng.random((3000, 1, 3)), rng.random((3000, 1, 3))).reshape(3000, 48)
     data = np.concatenate([np.concatenate(features) / 255, solids, halves]).astype(np.float32)
-    num_centres = CODEBOOK_SIZE - FIRST_BACKGROUND - len(PALETTE)
-    kmeans = MiniBatchKMeans(num_centres, batch_size=4096, n_init=1, random_state=0).fit(data)
-    return BackgroundCodebook(np.concatenate([solid, kmeans.cluster_centers_]))
+    kmeans = MiniBatchKMeans(NUM_LEARNT, batch_size=4096, n_init=1, random_state=0).fit(data)
+    return BackgroundCodebook(np.concatenate([named_centres(), kmeans.cluster_centers_]))
+
+
+def named_centres() -> np.ndarray:
+    """Return the centres that have names, the palette's and its mixtures', in 0..1, float32 (centres, 48)."""
+    palette = np.float32(list(PALETTE.values())) / 255
+    near, far, quarters = np.array(MIXES).T
+    mixtures = palette[near] + (palette[far] - palette[near]) * np.float32(quarters / MIX_STEPS)[:, None]
+    return np.tile(np.concatenate([palette, mixtures]), BACKGROUND_FEATURE_SIDE**2)

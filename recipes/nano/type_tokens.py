@@ -3,6 +3,8 @@
 A glyph fills whole cells: small type one, a headline two (upper and lower), display type two by three. A text token
 names a character, the part of its glyph and the style; the ink is named once for the whole picture, by the plain
 cells of its uppermost row. So 90 characters in 6 styles, 27 inks and 3 sizes take 2790 tokens, not 75 000.
+A round or slanted shape is named by all cells of its box, each by kind and colour; what a cell shows of it follows from
+the box. A gradient goes from one colour of the palette to another in three mixtures, which have tokens of their own.
 """
 
 from dataclasses import dataclass
@@ -47,6 +49,12 @@ SIZES = tuple(GLYPH_CELLS)
 PLACES = ("top", "middle", "bottom")
 ALIGNMENTS = ("left", "center", "right")
 MAX_COLUMNS, MAX_ROWS, MAX_LENGTH, MAX_LINES = 30, 24, 24, 7
+FORMS = ("circle", "ring", "star", "arrow", "triangle", "badge")  # shapes whose edges do not stand on the grid
+MIX_STEPS = 4  # from one colour to another, of which three are mixtures
+# Mixtures of two palette colours as (near, far, quarters of the far one): mostly one of them, then halves.
+MIXES = tuple((a, b, 1) for a in range(len(COLORS)) for b in range(len(COLORS)) if a != b) + tuple(
+    (a, b, 2) for a in range(len(COLORS)) for b in range(a + 1, len(COLORS))
+)
 
 
 @dataclass(frozen=True)
@@ -78,11 +86,12 @@ PARTS, NUM_TEXT_TOKENS = _number_parts()
 PART_OF = {(p.size, p.row, p.column): i for i, p in enumerate(PARTS)}
 
 # What a cell without type can say beside its colour: the ink of the picture; type begins in so many columns, or rows;
-# the number of a line, in the plan and in the row above it in the picture; that no line follows.
+# the number of a line, in the plan and in the row above it in the picture; that no line follows; a form it belongs to.
 INK, COLUMNS, ROWS = 0, len(COLORS), len(COLORS) + MAX_COLUMNS
 LINE = ROWS + MAX_ROWS + 1
 LAST = LINE + MAX_LINES
-NUM_MESSAGES = LAST + 1
+FORM = LAST + 1
+NUM_MESSAGES = FORM + len(FORMS)
 FIRST_COLORED = NUM_TEXT_TOKENS  # messages of plain palette cells, colour by colour
 FIRST_COLORLESS = FIRST_COLORED + len(COLORS) * NUM_MESSAGES  # the same where the colour is none of the palette
 # The steps of the plan: the length of a line, then how and where it is set.
@@ -94,6 +103,9 @@ ALIGN = PLACE + len(PLACES)
 FIRST_BACKGROUND = ALIGN + len(ALIGNMENTS)
 NUM_STEPS = FIRST_BACKGROUND - LENGTH
 CODEBOOK_SIZE = 8192
+FIRST_MIX = FIRST_BACKGROUND + len(COLORS)
+NUM_LEARNT = CODEBOOK_SIZE - FIRST_MIX - len(MIXES)  # the tokens of all other cells
+_MIX_OF = {mix: FIRST_MIX + i for i, mix in enumerate(MIXES)}
 
 
 def text_token(char: str, size: str, row: int, column: int, style: str) -> int:
@@ -107,12 +119,21 @@ def message(color: int, what: int) -> int:
     return FIRST_COLORLESS + what if color < 0 else FIRST_COLORED + color * NUM_MESSAGES + what
 
 
+def mix(near: int, far: int, quarters: int) -> int:
+    """Return the token of a plain cell between two palette colours, `quarters` of the way from near to far."""
+    if quarters > MIX_STEPS // 2:
+        return mix(far, near, MIX_STEPS - quarters)
+    if near == far or not quarters:
+        return FIRST_BACKGROUND + near
+    return _MIX_OF[(near, far, 1) if quarters == 1 else (min(near, far), max(near, far), 2)]
+
+
 @dataclass(frozen=True)
 class Names:
     """What each token names, int (CODEBOOK_SIZE,); -1 where it does not name it.
 
     char, part, style: of text. message: of plain cells. color: of plain cells with a message. step: of the plan.
-    background: number among the tokens that are nothing but background; the palette comes first.
+    background: number among the tokens that are nothing but background; the palette comes first, then mixtures.
     """
 
     char: np.ndarray

@@ -24,6 +24,7 @@ from type_tokens import (
     FIRST_BACKGROUND,
     FIRST_COLORED,
     FIRST_COLORLESS,
+    FORM,
     LENGTH,
     NUM_MESSAGES,
     NUM_TEXT_TOKENS,
@@ -36,6 +37,7 @@ def split_table(table: CodeTable, merged: torch.Tensor) -> None:
     merged = merged.clone()
     table.special.copy_(merged[CODEBOOK_SIZE:])
     table.color.zero_()
+    table.mixed.zero_()
     table.background.copy_(merged[FIRST_BACKGROUND:CODEBOOK_SIZE])
     table.step.copy_(merged[LENGTH:FIRST_BACKGROUND])
     bare = merged[FIRST_COLORLESS:LENGTH]
@@ -90,7 +92,8 @@ def decoder_of(folder: Path, centres) -> Decoder:
     embedding.color.zero_()
     embedding.background.copy_(table[FIRST_BACKGROUND:CODEBOOK_SIZE])
     embedding.unknown.copy_(table[LENGTH : LENGTH + 1])
-    embedding.ink.copy_(table[FIRST_COLORLESS : FIRST_COLORLESS + len(COLORS)] - embedding.unknown)
+    for parameter, first in ((embedding.ink, FIRST_COLORLESS), (embedding.form, FIRST_COLORLESS + FORM)):
+        parameter.copy_(table[first : first + len(parameter)] - embedding.unknown)
     return decoder
 
 

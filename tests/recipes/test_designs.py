@@ -193,3 +193,53 @@ def test_plain_cells_of_a_source_name_the_ink(recipe, codebook):
         ink = recipe.INK + recipe.COLORS.index(design.ink)
         assert (recipe.NAMES.message[tokens[is_plain]] == ink).all()
         assert (recipe.NAMES.color[tokens[is_plain]] == colors[is_plain]).all()
+
+
+def test_a_gradient_goes_from_colour_to_colour_in_steps_that_have_names(recipe, codebook):
+    seen = 0
+    for seed in range(120):
+        content = recipe.random_content(seed, WORDS)
+        if not content.bottom_color:
+            continue
+        seen += 1
+        design = recipe.typeset(content, 16, 16)
+        picture = recipe.prior_tokens(design, codebook)
+        top, bottom = (recipe.COLORS.index(c) for c in (content.color, content.bottom_color))
+        steps = [recipe.mix(top, bottom, quarters) for quarters in range(5)]
+        assert len(set(steps)) == 5
+        plain = [[steps.index(t) for t in row if t >= recipe.FIRST_BACKGROUND] for row in picture]
+        assert all(len(set(row)) <= 1 for row in plain)
+        order = [row[0] for row in plain if row]
+        assert order == sorted(order) and order[-1] == 4
+        assert not design.lines or (recipe.NAMES.color[picture[0]] == top).all()
+    assert seen > 15
+
+
+def test_mixtures_are_what_their_names_say(recipe):
+    centres = recipe.named_centres()
+    palette = np.float32(list(recipe.PALETTE.values())) / 255
+    for a, b in ((0, 5), (5, 0), (12, 15)):
+        for quarters in range(recipe.MIX_STEPS + 1):
+            centre = centres[recipe.mix(a, b, quarters) - recipe.FIRST_BACKGROUND].reshape(16, 3)
+            expected = palette[a] + (palette[b] - palette[a]) * quarters / 4
+            assert np.abs(centre - expected).max() < 1e-6
+    assert recipe.mix(3, 8, 2) == recipe.mix(8, 3, 2) != recipe.mix(3, 8, 1)
+    assert recipe.mix(3, 8, 3) == recipe.mix(8, 3, 1)
+
+
+@pytest.mark.parametrize("kind", ["circle", "ring", "star", "arrow", "triangle", "badge"])
+def test_a_round_or_slanted_shape_is_named_by_all_cells_of_its_box(recipe, codebook, kind):
+    content = recipe.Content("tea", color="navy", shape=kind, shape_color="gold", place="top")
+    design = recipe.typeset(content, 16, 16)
+    ((row, column, num_rows, num_columns),) = (shape.cells for shape in design.shapes)
+    named = recipe.message(recipe.COLORS.index("gold"), recipe.FORM + recipe.FORMS.index(kind))
+    is_named = recipe.prior_tokens(design, codebook) == named
+    assert num_rows > 2 and is_named.sum() == num_rows * num_columns
+    assert is_named[row : row + num_rows, column : column + num_columns].all()
+    # a source is read cell by cell: nothing tells there what a cell belongs to
+    assert not (recipe.source_tokens(design, codebook) == named).any()
+    picture = recipe.draw(design)
+    gold = (np.abs(picture - np.float32(recipe.PALETTE["gold"])).max(-1) < 8).reshape(
+        16, 32, 16, 32
+    )
+    assert gold.any((1, 3))[~is_named].sum() == 0

@@ -123,6 +123,30 @@ def test_a_store_is_read_in_another_process_without_being_touched(
     assert sys.getsizeof(pickle.dumps(store.drawer)) < 2**21
 
 
+def test_scores_by_name_are_those_of_the_table_of_all_tokens(codebook):
+    """Every kind of token, mixtures of colours among them."""
+    from code_table import CodeTable
+    from type_tokens import (
+        CODEBOOK_SIZE,
+        FIRST_COLORED,
+        FIRST_COLORLESS,
+        FORM,
+        LENGTH,
+        message,
+        mix,
+    )
+
+    torch.manual_seed(0)
+    table = CodeTable(codebook.centres, 0.3, width=24)
+    torch.nn.init.normal_(table.mixed)
+    kinds = [0, FIRST_COLORED + 5, FIRST_COLORLESS + 40, LENGTH + 7, message(3, FORM + 2)]
+    targets = torch.tensor([*kinds, mix(4, 4, 0), mix(4, 9, 1), mix(9, 4, 1), CODEBOOK_SIZE - 1])
+    hidden = torch.randn(len(targets), 24)
+    scores = (hidden @ table.merged()[:CODEBOOK_SIZE].T).log_softmax(1)
+    expected = -scores.gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(table.cross_entropy(hidden, targets), expected)
+
+
 def test_the_packed_tokenizer_names_what_the_trained_one_names(codebook):
     """The attention of one query for all cells, and a checkpoint turned back into weights."""
     from pack import vision_state
