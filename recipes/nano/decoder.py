@@ -36,7 +36,7 @@ from training import (
     split_parameters,
 )
 from transformers import T5Config, T5EncoderModel
-from type_tokens import CODEBOOK_SIZE, COLORS, FORM, FORMS, NAMES, NUM_TEXT_TOKENS
+from type_tokens import AREA, AREAS, CODEBOOK_SIZE, COLORS, FORM, FORMS, LENGTH, NAMES, NUM_TEXT_TOKENS
 
 from glmimage.prompt import get_glyph_texts
 
@@ -82,6 +82,7 @@ class PartedEmbedding(nn.Module):
         self.glyph = nn.Parameter(torch.randn(NUM_TEXT_TOKENS, WIDTH) * 0.5)
         self.ink = nn.Parameter(torch.randn(len(COLORS), WIDTH) * 0.5)
         self.form = nn.Parameter(torch.randn(len(FORMS), WIDTH) * 0.5)
+        self.area = nn.Parameter(torch.randn(AREAS**2, WIDTH) * 0.5)
         self.background = nn.Parameter(torch.randn(len(centres), WIDTH) * 0.1)
         self.color = nn.Parameter(torch.randn(centres.shape[1], WIDTH) * 0.3)
         self.unknown = nn.Parameter(torch.zeros(1, WIDTH))  # cells without a colour of their own
@@ -89,6 +90,8 @@ class PartedEmbedding(nn.Module):
         background = torch.from_numpy(NAMES.background)
         self.register_buffer("ink_of", torch.where(said < len(COLORS), said, -1), persistent=False)
         self.register_buffer("form_of", torch.where(said >= FORM, said - FORM, -1), persistent=False)
+        area = torch.from_numpy(NAMES.step) - (AREA - LENGTH)
+        self.register_buffer("area_of", area.clamp(min=-1), persistent=False)
         is_text = torch.from_numpy(NAMES.char) >= 0
         colored = torch.where(color >= 0, color, torch.where(background >= 0, background, len(centres)))
         self.register_buffer("shade_of", colored[~is_text], persistent=False)
@@ -96,10 +99,11 @@ class PartedEmbedding(nn.Module):
 
     def merged(self) -> torch.Tensor:
         """Return the table, float32 (VISION_VOCAB_SIZE, width)."""
-        none = self.unknown.new_zeros(1, WIDTH)  # index -1: no ink, no form
+        none = self.unknown.new_zeros(1, WIDTH)  # index -1: the token does not name it
         shades = torch.cat([self.background + self.centres @ self.color, self.unknown])[self.shade_of]
         table = torch.cat([self.glyph, shades])
-        table = table + torch.cat([self.ink, none])[self.ink_of] + torch.cat([self.form, none])[self.form_of]
+        for name in ("ink", "form", "area"):
+            table = table + torch.cat([getattr(self, name), none])[getattr(self, f"{name}_of")]
         return torch.cat([table, none.expand(VISION_VOCAB_SIZE - CODEBOOK_SIZE, -1)])
 
 

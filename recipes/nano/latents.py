@@ -31,10 +31,10 @@ class Crop:
 
 # 2048 image tokens a step, twice that for the largest
 MIX = (
-    Crop("wall", 16, 4, 32, 0.28),
+    Crop("wall", 16, 4, 32, 0.24),
     Crop("wall", 16, 8, 8, 0.08),
-    Crop("shapes", 16, 8, 8, 0.08),
-    Crop("shapes", 16, 16, 2, 0.12),
+    Crop("shapes", 16, 8, 8, 0.10),
+    Crop("shapes", 16, 16, 2, 0.14),
     Crop("design", 16, 8, 8, 0.12),
     Crop("design", 16, 16, 2, 0.12),
     Crop("design", 32, 32, 1, 0.04),

@@ -42,6 +42,7 @@ from training import (
     split_parameters,
 )
 from type_tokens import (
+    AREA,
     CHARS,
     CODEBOOK_SIZE,
     COLORS,
@@ -229,6 +230,7 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     told = ~in_plan & (said >= 0) & (said < FORM) & (ids < CODEBOOK_SIZE)
     weights[told] = np.maximum(weights[told], 1.0)
     weights[told & (sequence.positions[2] == sequence.positions[0] + 1)] = 2.0  # a shape is below, or it is not
+    weights[~in_plan & (ids >= AREA) & (ids < FIRST_BACKGROUND)] = 0.5
     weights[~sequence.is_target] = 0
     weights[_after_a_gap(sequence)] = 0
     for first in (start, start + num_planned):  # of each grid: they alone decide colour and ink
@@ -373,7 +375,7 @@ def validate(prior, samples: Samples, num_batches: int = 2) -> dict[str, float]:
             right = guesses == targets
             is_text = targets < NUM_TEXT_TOKENS
             spelt = is_text & spells[targets.clamp(max=NUM_TEXT_TOKENS - 1)]
-            step = (targets >= LENGTH) & (targets < FIRST_BACKGROUND)
+            step = (targets >= LENGTH) & (targets < AREA)
             place = (weights == 3.0) & (said[targets.clamp(max=CODEBOOK_SIZE - 1)] >= len(COLORS))
             first = weights == FIRST_CELL
             groups = {

@@ -6,7 +6,7 @@ cells left of a line tell how far away it is ("plain red, type begins in 5 colum
 far below the next line stands, or right above it the line's number, under which the plan describes it. The second
 cell of a row counts down to a shape, the third to the shape's end, and the cells left of it to where it begins. The
 decoder paints them all as plain, but the prior only has to count down and to look up. A round or slanted shape is named
-by all cells of its box, and a gradient by four steps from colour to colour: the decoder draws the outline and smooths
+by the cells of its box, and a gradient by four steps from colour to colour: the decoder draws the outline and smooths
 the steps.
 A design is drawn from numbers alone; the same design gives its picture and its prior tokens.
 """
@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from type_tokens import (
+    AREA,
+    AREAS,
     COLORS,
     COLUMNS,
     FIRST_BACKGROUND,
@@ -278,8 +280,8 @@ class BackgroundCodebook:
 
     def __init__(self, centres: np.ndarray):
         self.centres = centres.astype(np.float32)
-        self._half_norms = (self.centres**2).sum(1) / 2
-        self._half_norms[: len(PALETTE)] -= PALETTE_LEAD
+        self.half_norms = (self.centres**2).sum(1) / 2
+        self.half_norms[: len(PALETTE)] -= PALETTE_LEAD
 
     @classmethod
     def load(cls, path: Path) -> "BackgroundCodebook":
@@ -293,7 +295,7 @@ class BackgroundCodebook:
         flat = np.ascontiguousarray(features.reshape(-1, features.shape[-1]))
         rows = flat.view(f"V{flat.itemsize * flat.shape[1]}").ravel()  # most cells are alike
         _, first, same = np.unique(rows, return_index=True, return_inverse=True)
-        nearest = (flat[first] @ self.centres.T - self._half_norms).argmax(1)[same]
+        nearest = (flat[first] @ self.centres.T - self.half_norms).argmax(1)[same]
         return nearest.reshape(features.shape[:-1]) + FIRST_BACKGROUND
 
 
@@ -354,9 +356,11 @@ def prior_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
     for shape in design.shapes:
         if shape.kind in FORMS:
             row, column, num_rows, num_columns = shape.cells
-            box = written[max(row, 0) : row + num_rows, max(column, 0) : column + num_columns]
-            color = list(PALETTE.values()).index(shape.color)
-            box[box >= NUM_TEXT_TOKENS] = message(color, FORM + FORMS.index(shape.kind))
+            box = written[row : row + num_rows, column : column + num_columns]
+            y, x = np.mgrid[:num_rows, :num_columns]
+            area = AREA + AREAS * (AREAS * (2 * y + 1) // (2 * num_rows)) + AREAS * (2 * x + 1) // (2 * num_columns)
+            named = message(list(PALETTE.values()).index(shape.color), FORM + FORMS.index(shape.kind))
+            box[:] = np.where(box < NUM_TEXT_TOKENS, box, np.where((y + x) % 2, area, named))
     return written
 
 

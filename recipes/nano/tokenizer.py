@@ -22,6 +22,7 @@ from code_table import CodeTable
 from designs import load_codebook, load_words, text_wall
 from PIL import Image
 from renderer import (
+    BACKGROUND_FEATURE_SIDE,
     BackgroundCodebook,
     Design,
     background_features,
@@ -178,7 +179,9 @@ def glyph_cells() -> tuple[torch.Tensor, torch.Tensor]:
 class TypePictures:
     """Small pictures of cells of type and plain ones, in two colours that differ: of the palette, any, or a ramp."""
 
-    def __init__(self) -> None:
+    def __init__(self, codebook: BackgroundCodebook) -> None:
+        centres = torch.from_numpy(codebook.centres).to(DEVICE)
+        self.centres, self.half_norms = centres, torch.from_numpy(codebook.half_norms).to(DEVICE)
         self.masks, self.tokens = (t.to(DEVICE) for t in glyph_cells())
         self.palette = torch.tensor(list(PALETTE.values()), device=DEVICE).float() / 255
         self.mean, self.std = (torch.tensor(v, device=DEVICE).view(1, 1, 3, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD))
@@ -196,26 +199,32 @@ class TypePictures:
         # some pictures are full of type, others have one letter
         is_plain = torch.rand(count, num_cells, device=DEVICE) < torch.rand(count, 1, device=DEVICE) - 0.2
         mask = torch.where(is_plain[..., None, None], 0.0, self.masks[which])[:, :, None]
-        (ink, ink_number), (ground, ground_number) = self._colors(count), self._colors(count)
+        (ink, ink_number), (ground, _) = self._colors(count), self._colors(count)
         weights = torch.tensor([0.299, 0.587, 0.114], device=DEVICE)
         is_near = ((ink - ground) @ weights).abs() < 0.2
         is_dark = ground @ weights < 0.5
         extreme = torch.where(is_dark, COLORS.index("white"), COLORS.index("black"))
         ink_number = torch.where(is_near, extreme, ink_number)
         ink = torch.where(is_near[:, None], self.palette[extreme], ink)
-        is_ramp = torch.rand(count, device=DEVICE) < 0.15
-        slope = (torch.rand(count, 3, device=DEVICE) - 0.5) * is_ramp[:, None]
+        is_ramp = torch.rand(count, device=DEVICE) < 0.3
+        steep = torch.rand(count, 1, device=DEVICE).square() * is_ramp[:, None]
+        slope = (torch.rand(count, 3, device=DEVICE) - 0.5) * steep
         ramp = slope[:, None, :, None, None] * torch.linspace(-0.5, 0.5, 16, device=DEVICE).view(16, 1)
         ground, ink = (c[:, None, :, None, None] for c in (ground, ink))
         picture = ground + ramp + (ink - ground - ramp) * mask
+        side = BACKGROUND_FEATURE_SIDE
+        means = (ground + ramp).expand(-1, -1, -1, 16, 16).unflatten(-1, (side, -1)).unflatten(-3, (side, -1))
+        features = means.mean((-3, -1)).flatten(0, 1).movedim(1, -1).flatten(1)
+        nearest = (features @ self.centres.T - self.half_norms).argmax(1)[:, None]
         # a picture that was painted, or kept as JPEG, is not clean
         noise = torch.rand(count, 1, 1, 1, 1, device=DEVICE).square() * 0.05
         picture = (picture + noise * torch.randn(picture.shape, device=DEVICE)).clamp(0, 1)
-        says = FIRST_COLORED + NUM_MESSAGES * ground_number + INK + ink_number
-        says = torch.where(is_plain.all(1), FIRST_BACKGROUND + ground_number, says)
-        is_known = (ground_number >= 0) & ~is_ramp & ((ink_number >= 0) | is_plain.all(1))
-        says = torch.where(is_known, says, -1)
-        tokens = torch.where(is_plain, says[:, None], self.tokens[which])
+        # where plain cells have a colour of the palette they name the ink, as in renderer.source_tokens
+        ink_number = ink_number[:, None]
+        names_ink = (nearest < len(COLORS)) & ~is_plain.all(1, keepdim=True)
+        says = torch.where(ink_number >= 0, FIRST_COLORED + NUM_MESSAGES * nearest + INK + ink_number, -1)
+        says = torch.where(names_ink, says, FIRST_BACKGROUND + nearest)
+        tokens = torch.where(is_plain, says, self.tokens[which])
         return ((picture - self.mean) / self.std).flatten(2), tokens
 
 
@@ -236,7 +245,7 @@ def main() -> None:
     encoder.to(DEVICE)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
     run = Run("tokenizer", args.minutes, {"encoder": encoder}, [optimizer])
-    rng, type_pictures = random.Random(run.num_steps), TypePictures()
+    rng, type_pictures = random.Random(run.num_steps), TypePictures(codebook)
     torch.manual_seed(run.num_steps)
     for _ in run.steps():
         batches = [

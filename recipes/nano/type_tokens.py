@@ -3,8 +3,9 @@
 A glyph fills whole cells: small type one, a headline two (upper and lower), display type two by three. A text token
 names a character, the part of its glyph and the style; the ink is named once for the whole picture, by the plain
 cells of its uppermost row. So 90 characters in 6 styles, 27 inks and 3 sizes take 2790 tokens, not 75 000.
-A round or slanted shape is named by all cells of its box, each by kind and colour; what a cell shows of it follows from
-the box. A gradient goes from one colour of the palette to another in three mixtures, which have tokens of their own.
+A round or slanted shape is named by all cells of its box: every other one tells kind and colour, those between them in
+which sixteenth of the box they lie; what a cell shows of it follows from both. A gradient goes from one colour of the
+palette to another in three mixtures, which have tokens of their own.
 """
 
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ PLACES = ("top", "middle", "bottom")
 ALIGNMENTS = ("left", "center", "right")
 MAX_COLUMNS, MAX_ROWS, MAX_LENGTH, MAX_LINES = 30, 24, 24, 7
 FORMS = ("circle", "ring", "star", "arrow", "triangle", "badge")  # shapes whose edges do not stand on the grid
+AREAS = 4  # into which a box is divided on each side
 MIX_STEPS = 4  # from one colour to another, of which three are mixtures
 # Mixtures of two palette colours as (near, far, quarters of the far one): mostly one of them, then halves.
 MIXES = tuple((a, b, 1) for a in range(len(COLORS)) for b in range(len(COLORS)) if a != b) + tuple(
@@ -94,13 +96,14 @@ FORM = LAST + 1
 NUM_MESSAGES = FORM + len(FORMS)
 FIRST_COLORED = NUM_TEXT_TOKENS  # messages of plain palette cells, colour by colour
 FIRST_COLORLESS = FIRST_COLORED + len(COLORS) * NUM_MESSAGES  # the same where the colour is none of the palette
-# The steps of the plan: the length of a line, then how and where it is set.
+# The steps of the plan: the length of a line, then how and where it is set. Behind them where in its box a cell lies.
 LENGTH = FIRST_COLORLESS + NUM_MESSAGES
 STYLE = LENGTH + MAX_LENGTH
 SIZE = STYLE + len(STYLES)
 PLACE = SIZE + len(SIZES)
 ALIGN = PLACE + len(PLACES)
-FIRST_BACKGROUND = ALIGN + len(ALIGNMENTS)
+AREA = ALIGN + len(ALIGNMENTS)
+FIRST_BACKGROUND = AREA + AREAS**2
 NUM_STEPS = FIRST_BACKGROUND - LENGTH
 CODEBOOK_SIZE = 8192
 FIRST_MIX = FIRST_BACKGROUND + len(COLORS)
@@ -132,7 +135,8 @@ def mix(near: int, far: int, quarters: int) -> int:
 class Names:
     """What each token names, int (CODEBOOK_SIZE,); -1 where it does not name it.
 
-    char, part, style: of text. message: of plain cells. color: of plain cells with a message. step: of the plan.
+    char, part, style: of text. message: of plain cells. color: of plain cells with a message. step: of the plan, or an
+    area of a box.
     background: number among the tokens that are nothing but background; the palette comes first, then mixtures.
     """
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tokenizer import CellEncoder
 from training import CODEBOOK, RUNS
 from type_tokens import (
+    AREA,
     CODEBOOK_SIZE,
     COLORS,
     FIRST_BACKGROUND,
@@ -92,7 +93,8 @@ def decoder_of(folder: Path, centres) -> Decoder:
     embedding.color.zero_()
     embedding.background.copy_(table[FIRST_BACKGROUND:CODEBOOK_SIZE])
     embedding.unknown.copy_(table[LENGTH : LENGTH + 1])
-    for parameter, first in ((embedding.ink, FIRST_COLORLESS), (embedding.form, FIRST_COLORLESS + FORM)):
+    parts = ((embedding.ink, FIRST_COLORLESS), (embedding.form, FIRST_COLORLESS + FORM), (embedding.area, AREA))
+    for parameter, first in parts:
         parameter.copy_(table[first : first + len(parameter)] - embedding.unknown)
     return decoder
 
