@@ -18,10 +18,6 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup, and shells' background jobs
             signal.signal(number, _stop)
-    # Threads that wait for each other sleep instead of spinning: beside one other busy process on
-    # two cores a pass of nano's decoder took 113 ms by default and 60 ms so; on an idle machine 28
-    # and 30 ms at best. libgomp reads this when PyTorch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     from .cli import run
 
     sys.exit(run(sys.argv[1:]))

@@ -12,6 +12,7 @@ import typer
 
 from ..types import MAX_STEPS, MIN_STEPS, GenerationRequest, parse_size
 from .options import Device, Dtype, LossySwitches, Memory, Model
+from .waiting import sleep_where_others_work
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -116,6 +117,7 @@ def evaluate_text(
 
 def _load(folder: Path, placing: dict[str, str], options: dict[str, Any]) -> Paints:
     """Load the model; return what paints a row."""
+    sleep_where_others_work()
     from ..pipeline import Pipeline
 
     chosen = {name: None if value == "auto" else value for name, value in placing.items()}

@@ -33,6 +33,7 @@ from ..types import (
 )
 from .options import Device, Dtype, Fast, LossySwitches, Memory, Model
 from .verify import choose, load_reader, sentence
+from .waiting import sleep_where_others_work
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -229,6 +230,7 @@ def _paint(
     folder = _find_model(settings, visible=visible)
     started = perf_counter()
     with Progress(request.num_images, visible=visible) as progress:
+        sleep_where_others_work()
         from ..pipeline import Pipeline
 
         pipeline = Pipeline.load(

@@ -12,6 +12,7 @@ import typer
 
 from ..errors import InvalidSettings
 from .options import DataDir, Device, Dtype, Fast, LoraDir, LossySwitches, Memory, Model
+from .waiting import SPIN_COUNT
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -68,6 +69,8 @@ def serve(
         os.environ[PREFIX + name.upper()] = str(getattr(settings, name))
     if settings.lora_dir is not None:
         os.environ[f"{PREFIX}LORA_DIR"] = str(settings.lora_dir)
+    if settings.workers > 1:  # they would spin on each other's processors
+        os.environ.setdefault(SPIN_COUNT, "0")
     set_up_logging(settings.log_format, settings.log_level)
     from ..server.process import Callbacks, run_service
 

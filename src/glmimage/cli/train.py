@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .options import Device, Dtype, Model
+from .waiting import sleep_where_others_work
 
 if TYPE_CHECKING:
     from ..training.progress import TrainingEvent
@@ -121,6 +122,7 @@ def _run(options: Any, settings: Any, *, quiet: bool, as_json: bool) -> int:
 
     read_folder(options.folder, options.resolution)  # refused before torch is loaded
     folder = resolve_model(settings.model)
+    sleep_where_others_work()
     from ..training.lora import train_lora as start
     from ..training.progress import Encoded
 
