@@ -25,6 +25,7 @@ DTYPE = torch.bfloat16 if HAS_BFLOAT16 else torch.float32
 RUNS = Path(os.environ.get("NANO_RUNS", Path(__file__).parent / "runs"))
 # in git, since k-means finds other centres on another machine; delete it to make a new one with a new checkpoint
 CODEBOOK = Path(__file__).parent / "background_codebook.npy"
+LONGEST_STEP_S = 300  # what takes longer was stopped or asleep, and is not counted as training
 if DEVICE.type == "cuda":
     torch.set_float32_matmul_precision("high")
 
@@ -185,7 +186,7 @@ class Run:
                     group["lr"] = lr * scale
             yield progress
             self.num_steps += 1
-            self.elapsed_s += time.monotonic() - start
+            self.elapsed_s += min(time.monotonic() - start, LONGEST_STEP_S)
             if time.monotonic() - last_save > save_every_s:
                 self.save()
                 last_save = time.monotonic()

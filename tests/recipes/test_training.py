@@ -58,6 +58,19 @@ def test_matrices_of_one_shape_are_updated_as_each_alone():
         assert not torch.equal(together, start[i])
 
 
+def test_a_pause_is_no_training(monkeypatch, tmp_path):
+    import training
+
+    clock = iter([0.0, 0.0, 100_000.0, 100_000.0, 100_001.0, 100_002.0, 100_002.0, 100_003.0])
+    monkeypatch.setattr(training, "RUNS", tmp_path)
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock, 100_010.0))
+    run = training.Run("a", 6, {}, [])
+    steps = run.steps()
+    next(steps)
+    next(steps)
+    assert run.elapsed_s == training.LONGEST_STEP_S
+
+
 def test_each_picture_gets_the_texts_of_its_own_prompt(codebook):
     import random
 
