@@ -64,6 +64,7 @@ def test_a_pause_is_no_training(monkeypatch, tmp_path):
     clock = iter([0.0, 0.0, 100_000.0, 100_000.0, 100_001.0, 100_002.0, 100_002.0, 100_003.0])
     monkeypatch.setattr(training, "RUNS", tmp_path)
     monkeypatch.setattr(training.time, "monotonic", lambda: next(clock, 100_010.0))
+    monkeypatch.setattr(training.signal, "signal", lambda *_: None)
     run = training.Run("a", 6, {}, [])
     steps = run.steps()
     next(steps)
