@@ -364,8 +364,9 @@ def typeset(content: Content, rows: int, columns: int) -> Design:
 
 
 def plan_tokens(content: Content, design: Design) -> np.ndarray:
-    """Return the small grid, int64 (rows, columns): ink and colour, then two rows a line, from top to bottom.
+    """Return the small grid, int64 (rows, columns): ink and colours, then two rows a line, from top to bottom.
 
+    The first row's left half has the colour at the top of the picture, its right half that at the bottom.
     A line's first row gives its number, spells it in small type and tells its length, then goes on to the next line's
     letters and length as far as there is room, while it is known where in the prompt they are; the second says style,
     size, place, alignment and the rows left empty above it, then the number again, the column at which it begins, and
@@ -375,9 +376,9 @@ def plan_tokens(content: Content, design: Design) -> np.ndarray:
     """
     rows, columns = small_grid(design.num_rows, design.num_columns)
     color = COLORS.index(content.color)
+    bottom = COLORS.index(content.bottom_color or content.color)
     tokens = np.full((rows, columns), FIRST_BACKGROUND + color, np.int64)
-    if content.bottom_color:
-        tokens[-1] = FIRST_BACKGROUND + COLORS.index(content.bottom_color)
+    tokens[-1] = tokens[0, columns // 2 :] = FIRST_BACKGROUND + bottom
     first_free = 2 * len(design.lines) + 1
     if design.shapes and first_free < rows:
         kind = "panel" if content.panel_color else content.shape
@@ -392,7 +393,7 @@ def plan_tokens(content: Content, design: Design) -> np.ndarray:
         ]
     if not design.lines:
         return tokens
-    tokens[0] = message(color, INK + COLORS.index(content.ink))
+    tokens[0] = [message(int(c) - FIRST_BACKGROUND, INK + COLORS.index(content.ink)) for c in tokens[0]]
     for row in range(first_free, rows):
         own = int(tokens[row, 0]) - FIRST_BACKGROUND
         tokens[row, 0] = message(own, ROWS + min(rows - 1 - row, MAX_ROWS))

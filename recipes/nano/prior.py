@@ -236,6 +236,9 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     for first in (start, start + num_planned):  # of each grid: they alone decide colour and ink
         if first < len(ids):
             weights[first] = FIRST_CELL
+    if num_planned:  # here the colour at the bottom is decided
+        columns = int((sequence.positions[1] == sequence.positions[1, start])[start:].sum())
+        weights[start + columns // 2] = FIRST_CELL / 2
     return weights
 
 
@@ -377,9 +380,10 @@ def validate(prior, samples: Samples, num_batches: int = 2) -> dict[str, float]:
             spelt = is_text & spells[targets.clamp(max=NUM_TEXT_TOKENS - 1)]
             step = (targets >= LENGTH) & (targets < AREA)
             place = (weights == 3.0) & (said[targets.clamp(max=CODEBOOK_SIZE - 1)] >= len(COLORS))
-            first = weights == FIRST_CELL
+            first, bottom = weights == FIRST_CELL, weights == FIRST_CELL / 2
             groups = {
                 "first": first,
+                "bottom": bottom & (targets != previous),
                 "length": step & (targets < LENGTH + 24),
                 "step": step & (targets >= LENGTH + 24),
                 "place": place,

@@ -212,6 +212,9 @@ def test_a_gradient_goes_from_colour_to_colour_in_steps_that_have_names(recipe, 
         order = [row[0] for row in plain if row]
         assert order == sorted(order) and order[-1] == 4
         assert not design.lines or (recipe.NAMES.color[picture[0]] == top).all()
+        plan = recipe.plan_tokens(content, design)
+        names = recipe.NAMES.color[plan[0]] if design.lines else recipe.NAMES.background[plan[0]]
+        assert list(names) == [top] * 8 + [bottom] * 8
     assert seen > 15
 
 
