@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -42,8 +43,8 @@ SPECIAL_TOKENS = {
 }
 
 
-def invisible_inks() -> list[int]:
-    """Return the tokens that say an ink too near to their own colour; no design has one.
+def invisible_inks(number_of: Callable[[int, int], int] = message) -> list[int]:
+    """Return the tokens that say an ink too near to their own colour, by their numbers; no design has one.
 
     Ink and colour are scored apart (code_table.CodeTable), so the prior cannot rule them out where it draws both.
     """
@@ -51,7 +52,13 @@ def invisible_inks() -> list[int]:
         [ink for ink, other in enumerate(COLORS) if contrast(PALETTE[other], PALETTE[color]) <= LEAST_CONTRAST]
         for color in COLORS
     ]
-    return [message(color, ink) for color, near in enumerate(inks) for ink in near]
+    return [number_of(color, ink) for color, near in enumerate(inks) for ink in near]
+
+
+def is_numbered_by(folder: Path, number_of: Callable[[int, int], int] = message) -> bool:
+    """Say whether a checkpoint's tokens have these numbers, by the inks that it rules out."""
+    file = folder / "vision_language_encoder/generation_config.json"
+    return set(invisible_inks(number_of)) <= set(json.loads(file.read_text())["suppress_tokens"])
 
 
 def load_run(name: str, module: nn.Module, key: str, averaged: bool) -> nn.Module:

@@ -47,8 +47,10 @@ from type_tokens import (
     CODEBOOK_SIZE,
     COLORS,
     FIRST_BACKGROUND,
+    FIRST_MIX,
     FORM,
     LENGTH,
+    MIXES,
     NAMES,
     NUM_TEXT_TOKENS,
     ROWS,
@@ -248,6 +250,34 @@ def _after_a_gap(sequence: Sequence) -> np.ndarray:
     return (time == np.roll(time, 1)) & (y > np.roll(y, 1) + 1)
 
 
+def hold_a_step(rng: random.Random, sequence: Sequence, num_planned: int, weights: np.ndarray) -> np.ndarray:
+    """Return the ids as they are shown: in most gradients some rows stay at the step before.
+
+    Where a step was missed in writing, the rows below copy each other: they are to find the right step again. Of such
+    a row only the first cell is learnt; `weights` are changed for it.
+    """
+    ids, shown = sequence.ids, sequence.ids.copy()
+    if not num_planned:
+        return shown
+    row = sequence.positions[1] - sequence.positions[0]
+    in_picture = np.arange(len(ids)) >= int(sequence.is_target.argmax()) + num_planned
+    is_step = in_picture & (ids >= FIRST_BACKGROUND) & (ids < FIRST_MIX + len(MIXES))
+    is_mixed = is_step & (ids >= FIRST_MIX)
+    if not is_mixed.any():
+        return shown
+    rows = np.unique(row[is_step])
+    first = np.array([np.flatnonzero(is_step & (row == r))[0] for r in rows])
+    weights[first] = np.maximum(weights[first], 2.0)
+    turns = 1 + np.flatnonzero(ids[first[1:]] != ids[first[:-1]])
+    if rng.random() < 0.75:
+        begin = int(rng.choice(turns))
+        late = (row >= rows[begin]) & (row < rows[begin] + rng.randrange(1, 7)) & is_step
+        shown[late] = ids[first[begin - 1]]
+        weights[late] = 0
+        weights[first[late[first]]] = TURN
+    return shown
+
+
 class Samples:
     """Random training sequences, deterministic by the number of their batch.
 
@@ -277,13 +307,16 @@ class Samples:
         seeds = itertools.count(self.first_seed + number * 32 * self.scale)
         fitting = (s for s in (self.sequence(seed, kind) for seed in seeds) if len(s[0].ids) <= length + 1)
         sequences = list(itertools.islice(fitting, size))
+        shown = np.zeros((size, length), np.int16)
         ids = np.zeros((size, length + 1), np.int16)
         positions = np.zeros((size, 3, length + 1), np.int16)
         weights = np.zeros((size, length + 1), np.float16)
         for i, (s, num_planned) in enumerate(sequences):
             n = len(s.ids)
             ids[i, :n], positions[i, :, :n], weights[i, :n] = s.ids, s.positions, importance(s, num_planned)
-        return ids[:, :-1], positions[:, :, :-1], ids[:, 1:], weights[:, 1:]
+            rng = random.Random(f"{number} {i}")
+            shown[i, : n - 1] = hold_a_step(rng, s, num_planned, weights[i, :n])[:-1]
+        return shown, positions[:, :, :-1], ids[:, 1:], weights[:, 1:]
 
     def sequence(self, seed: int, kind: str) -> tuple[Sequence, int]:
         """Make the sequence of one content, or of one edit, and count its targets that belong to the plan."""

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 from links import read_back
+from pack import is_numbered_by
 from type_tokens import LENGTH, STYLE
 
 from glmimage import GenerationRequest, Pipeline
 from glmimage.engine.engine import Engine
 from glmimage.evaluation.rows import Row, load_rows
+from glmimage.loading.hub import resolve_model
 from glmimage.types import PriorReady, SmallGridReady
 
 HERE = Path(__file__).parent
@@ -23,6 +25,8 @@ HERE = Path(__file__).parent
 
 def write_grids(model: str, rows: list[Row]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the small and the large grid of every prompt, int (rows, columns) each; all are written together."""
+    if not is_numbered_by(resolve_model(model)):
+        raise SystemExit(f"The tokens of {model} have other numbers than type_tokens.py gives: pack a newer one.")
     engine = Engine(Pipeline.load(model).stages, paints=False)
     numbers, small, large = {}, {}, {}
     for number, row in enumerate(rows):
