@@ -267,11 +267,13 @@ def hold_a_step(rng: random.Random, sequence: Sequence, num_planned: int, weight
         return shown
     rows = np.unique(row[is_step])
     first = np.array([np.flatnonzero(is_step & (row == r))[0] for r in rows])
+    first = first[weights[first] > 0]  # behind a gap nothing tells whether it counts down
     weights[first] = np.maximum(weights[first], 2.0)
     turns = 1 + np.flatnonzero(ids[first[1:]] != ids[first[:-1]])
-    if rng.random() < 0.75:
+    if len(turns) and rng.random() < 0.75:
         begin = int(rng.choice(turns))
-        late = (row >= rows[begin]) & (row < rows[begin] + rng.randrange(1, 7)) & is_step
+        since = row[first[begin]]
+        late = (row >= since) & (row < since + rng.randrange(1, 7)) & is_step
         shown[late] = ids[first[begin - 1]]
         weights[late] = 0
         weights[first[late[first]]] = TURN

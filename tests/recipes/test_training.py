@@ -119,6 +119,35 @@ def test_the_next_row_of_a_gradient_weighs_more_than_what_copies_it(fonts, codeb
     assert (weights[2, 3:] < 0.5).all()
 
 
+def test_rows_that_are_late_are_shown_and_only_their_first_cell_is_learnt(fonts, codebook):
+    import random
+
+    from designs import Content, plan_tokens, typeset
+    from layout import text_to_image_sequence
+    from prior import hold_a_step, importance
+    from renderer import prior_tokens
+    from type_tokens import FIRST_BACKGROUND
+
+    content = Content("OPEN", color="navy", bottom_color="teal", place="bottom")
+    design = typeset(content, 16, 16)
+    plan, picture = plan_tokens(content, design), prior_tokens(design, codebook)
+    sequence = text_to_image_sequence("a poster that says 'OPEN'", [plan, picture])
+    start, held = len(sequence.ids) - picture.size, 0
+    for seed in range(12):
+        weights = importance(sequence, plan.size)
+        shown = hold_a_step(random.Random(seed), sequence, plan.size, weights)
+        assert (shown[:start] == sequence.ids[:start]).all()
+        shown, learnt = (a[start:].reshape(picture.shape) for a in (shown, weights))
+        late = shown != picture
+        held += late.any()
+        for row in np.flatnonzero(late.any(1)):
+            cells = np.flatnonzero(late[row])
+            assert (picture[row, cells] >= FIRST_BACKGROUND).all()
+            assert len(set(shown[row, cells])) == 1
+            assert learnt[row, cells[0]] == 5.0 and not learnt[row, cells[1:]].any()
+    assert 4 < held < 12
+
+
 def test_a_store_is_read_in_another_process_without_being_touched(
     fonts, codebook, tmp_path, monkeypatch
 ):
