@@ -26,8 +26,7 @@ async def test_changes_come_in_order_and_each_job_once(store, new_job, claim_one
         (first.id, "running"),
     ]
     assert changed[0].input is None
-    assert cursor == await store.newest_change()
-    assert await store.changes_since(cursor) == ([], cursor)
+    assert (await store.changes_since(cursor)).jobs == []
     await store.report([(first.id, "step 1/2", "INFO")], [(claim, 0.5)])
     ((job,), _) = await store.changes_since(cursor)
     assert (job.progress, job.last_log) == (0.5, (await store.logs(first.id))[-1].number)
@@ -142,7 +141,12 @@ async def test_live_jobs_are_those_that_have_not_ended(store, new_job):
     assert [job.id for job in live] == [
         ids[n] for n in ("running", "between", "preparing", "queued")
     ]
-    assert cursor == await store.newest_change()
+    # the cursor itself may be older than the newest: PostgreSQL counts other databases' writes too
+    changed, cursor = await store.changes_since(cursor)
+    assert not changed
+    added = (await store.enqueue(new_job()))[0]
+    changed, _ = await store.changes_since(cursor)
+    assert [job.id for job in changed] == [added.id]
 
 
 async def test_live_jobs_are_read_in_pages_and_once(store, new_job, monkeypatch):
