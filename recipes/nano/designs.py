@@ -521,6 +521,9 @@ def shape_wall(seed: int, num_rows: int = 16, num_columns: int = 16) -> Design:
     bottom = PALETTE[rng.choice(COLORS)] if rng.random() < 0.15 else color
     shapes: list[Shape] = []
     is_free = np.ones((num_rows, num_columns), bool)
+    if rng.random() < 0.3:
+        shapes += _shape("frame", rng.choice(COLORS), 0, 0, num_rows, num_columns)
+        is_free[[0, -1]] = is_free[:, [0, -1]] = False
     for _ in range(30):
         kind = rng.choice([k for k in SHAPE_KINDS if k != "frame"])
         shape_color = rng.choice([c for c in COLORS if contrast(PALETTE[c], color) > 25])
@@ -531,6 +534,4 @@ def shape_wall(seed: int, num_rows: int = 16, num_columns: int = 16) -> Design:
         if box.all():
             box[:] = False
             shapes += _shape(kind, shape_color, top, left, height, size)
-    if rng.random() < 0.3:
-        shapes += _shape("frame", rng.choice(COLORS), 0, 0, num_rows, num_columns)
     return Design(num_rows, num_columns, color, bottom, (), tuple(shapes), contrasting_ink(name))

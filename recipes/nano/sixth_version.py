@@ -13,8 +13,8 @@ from type_tokens import (
     COLORS,
     FIRST_BACKGROUND,
     FIRST_COLORED,
-    FIRST_COLORLESS,
     FORM,
+    LAST,
     LENGTH,
     NUM_MESSAGES,
 )
@@ -32,22 +32,19 @@ def number_of(color: int, what: int) -> int:
 def renumbered(table: torch.Tensor, centres: np.ndarray) -> torch.Tensor:
     """Return a table of all vision ids, float (VISION_VOCAB_SIZE, width), in the present order.
 
-    centres: the present ones. What is new begins as what it looks like: a form as its colour, an area as a cell
-    without a colour, a mixture as the nearest of the centres of then.
+    centres: the present ones. What is new begins as something like it: a form and an area as the message that no line
+    follows, which pictures never say, a mixture as the nearest of the centres of then.
     """
     old = torch.from_numpy(np.load(CENTRES).astype(np.float32)) / 127.5 - 1
     new = torch.from_numpy(centres) * 2 - 1
     first = CODEBOOK_SIZE - len(old)  # of the backgrounds, then
     result, backgrounds = table.clone(), table[first:CODEBOOK_SIZE].float()
     for color in range(len(COLORS) + 1):
-        was = number_of(color, 0)
-        now = FIRST_COLORED + color * NUM_MESSAGES
+        was, now = FIRST_COLORED + color * FORM, FIRST_COLORED + color * NUM_MESSAGES
         result[now : now + FORM] = table[was : was + FORM]
-        colorless = table[number_of(-1, 0) : number_of(-1, 0) + FORM].mean(0)
-        result[now + FORM : now + NUM_MESSAGES] = colorless if color == len(COLORS) else backgrounds[color]
-    num_steps = AREA - LENGTH
-    result[LENGTH:AREA] = table[first - num_steps : first]
-    result[AREA:FIRST_BACKGROUND] = result[FIRST_COLORLESS : FIRST_COLORLESS + FORM].mean(0)
+        result[now + FORM : now + NUM_MESSAGES] = table[was + LAST]
+    result[LENGTH:AREA] = table[first - (AREA - LENGTH) : first]
+    result[AREA:FIRST_BACKGROUND] = table[number_of(-1, LAST)]
     learnt, mean = old[len(COLORS) :], backgrounds[len(COLORS) :].mean(0)
     square = learnt.T @ learnt + RIDGE * torch.eye(learnt.shape[1])
     plane = torch.linalg.solve(square, learnt.T @ (backgrounds[len(COLORS) :] - mean))

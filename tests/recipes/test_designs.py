@@ -254,3 +254,19 @@ def test_a_round_or_slanted_shape_is_named_by_the_cells_of_its_box(recipe, codeb
         16, 32, 16, 32
     )
     assert not gold.any((1, 3))[~in_box].any()
+
+
+def test_shapes_of_a_wall_keep_clear_of_each_other_and_of_the_frame(recipe):
+    framed = 0
+    for seed in range(40):
+        taken = np.zeros((16, 16), int)
+        for shape in recipe.shape_wall(seed).shapes:
+            if shape.kind == "frame":
+                framed += 1
+                taken[[0, -1]] += 1
+                taken[1:-1, [0, -1]] += 1
+            else:
+                row, column, num_rows, num_columns = shape.cells
+                taken[row : row + num_rows, column : column + num_columns] += 1
+        assert taken.max() == 1
+    assert 5 < framed < 25

@@ -148,6 +148,24 @@ def test_rows_that_are_late_are_shown_and_only_their_first_cell_is_learnt(fonts,
     assert 4 < held < 12
 
 
+def test_plain_cells_beside_type_are_named_as_the_renderer_names_them(fonts, codebook):
+    from renderer import background_features
+    from tokenizer import PIXEL_MEAN, PIXEL_STD, TypePictures
+    from type_tokens import COLORS, FIRST_BACKGROUND
+
+    torch.manual_seed(1)
+    patches, tokens = TypePictures(codebook).draw(60, 24)
+    plain = tokens >= FIRST_BACKGROUND + len(COLORS)  # the others name the ink
+    assert 20 < plain.sum() < 0.3 * tokens.numel()
+    off = []
+    for patch, token in zip(patches[plain].numpy(), tokens[plain].tolist(), strict=True):
+        pixels = patch.reshape(3, 16, 16).transpose(1, 2, 0) * np.float32(PIXEL_STD)
+        features = background_features((pixels + np.float32(PIXEL_MEAN)) * 255, 16)
+        named = codebook.centres[codebook.tokens(features)[0, 0] - FIRST_BACKGROUND]
+        off.append(np.abs(codebook.centres[token - FIRST_BACKGROUND] - named).max())
+    assert np.mean(np.array(off) < 0.12) > 0.95  # the patches are noisy
+
+
 def test_a_store_is_read_in_another_process_without_being_touched(
     fonts, codebook, tmp_path, monkeypatch
 ):
@@ -260,7 +278,16 @@ def test_kept_parts_of_a_picture_are_kept_as_they_were_read(fonts, codebook):
 def test_the_sixth_versions_tokens_get_their_present_numbers(codebook):
     """Letters, messages, steps and palette by name; centres go to near ones."""
     import sixth_version
-    from type_tokens import AREA, COLORS, FIRST_BACKGROUND, LENGTH, NUM_TEXT_TOKENS, message, mix
+    from type_tokens import (
+        AREA,
+        COLORS,
+        FIRST_BACKGROUND,
+        FORM,
+        LENGTH,
+        NUM_TEXT_TOKENS,
+        message,
+        mix,
+    )
 
     old = np.load(sixth_version.CENTRES)
     first = 8192 - len(old)
@@ -273,6 +300,8 @@ def test_the_sixth_versions_tokens_get_their_present_numbers(codebook):
     for color, what in ((-1, 5), (0, 0), (7, 60), (26, 89)):
         number = sixth_version.number_of(color, what)
         assert new[message(color, what), 0] == number
+        # a form must not begin as likely as the plain colour
+        assert new[message(color, FORM + 2), 0] == sixth_version.number_of(color, FORM - 1)
     assert torch.equal(new[LENGTH:AREA, 0], torch.arange(first - (AREA - LENGTH), first))
     palette = new[FIRST_BACKGROUND : FIRST_BACKGROUND + len(COLORS), 0]
     assert torch.equal(palette, torch.arange(first, first + len(COLORS)).float())

@@ -11,6 +11,7 @@ SPIN_COUNT = "GOMP_SPINCOUNT"
 """libgomp reads it once, when PyTorch is loaded; its default is to spin."""
 LOOK_S = 0.1
 SPARE = 0.5
+"""Processors that others may keep busy beside our threads: a machine is never quite idle."""
 PROCESSOR_TIMES = Path("/proc/stat")
 
 
@@ -23,9 +24,8 @@ def sleep_where_others_work() -> None:
     """
     if SPIN_COUNT in os.environ or "OMP_WAIT_POLICY" in os.environ:
         return
-    with suppress(
-        OSError, ValueError, IndexError
-    ):  # a system that does not tell has another OpenMP
+    # a system that does not tell has another OpenMP
+    with suppress(OSError, ValueError, IndexError):
         busy, total = _busy_processors()
         ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
         if busy + ours > total + SPARE:
