@@ -4,6 +4,7 @@ import asyncio
 import time
 from types import SimpleNamespace
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 
@@ -179,6 +180,35 @@ async def test_who_resigns_lets_another_one_lead(database_url, store):
             pytest.fail("nobody leads")
         await asyncio.sleep(2.0)
         assert not await store.lead()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_statement_sent_while_the_server_closes_is_no_surprise(store, monkeypatch):
+    """asyncpg's answer to that belongs to none of its usual errors."""
+    closing = asyncpg.InternalClientError("cannot switch to state 12; another is in progress")
+    assert await store.lead()
+
+    async def fail(*arguments):
+        raise closing
+
+    with monkeypatch.context() as broken:
+        broken.setattr(asyncpg.Connection, "fetchval", fail)
+        assert not await store.lead()
+    for _ in range(40):  # over a new session, once the server has closed the old one
+        if await store.lead():
+            break
+        await asyncio.sleep(0.05)
+    else:
+        pytest.fail("nobody leads")
+    tries = []
+
+    def read(connection):
+        tries.append(connection)
+        if len(tries) == 1:
+            raise closing
+        return 5
+
+    assert await store._db.snapshot(read) == 5 and len(tries) == 2
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

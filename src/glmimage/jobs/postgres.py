@@ -21,7 +21,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from .database import Steps, Topic, Transaction
 from .errors import StoreUnavailable
-from .postgres_batch import Call, OneFailed, connection_lost, repeatable, run_all
+from .postgres_batch import (
+    DRIVER_ERRORS,
+    Call,
+    OneFailed,
+    connection_lost,
+    repeatable,
+    run_all,
+)
 from .postgres_sessions import (
     SESSION,
     SILENCE_S,
@@ -136,7 +143,7 @@ class PostgresDatabase:
                     query = "SELECT true" if self._leads else "SELECT pg_try_advisory_lock($1)"
                     values = () if self._leads else (LEADER_LOCK,)
                     self._leads = bool(await self._leader.fetchval(query, *values))
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except DRIVER_ERRORS:
                 self._forget_leader()
             return self._leads
 
@@ -209,7 +216,7 @@ class PostgresDatabase:
                 raise unavailable(error) from None
             except PoolTimeout:
                 raise StoreUnavailable("The database's connections are all busy.") from None
-            except (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (DBAPIError, *DRIVER_ERRORS) as error:
                 may_repeat = repeatable(error) or (
                     connection_lost(error) and (lost_repeats or not committing)
                 )
@@ -223,7 +230,7 @@ class PostgresDatabase:
         while True:
             try:
                 connection = await asyncpg.connect(self._dsn, timeout=SILENCE_S)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except DRIVER_ERRORS:
                 await asyncio.sleep(RECONNECT_S)
                 continue
             closed = asyncio.Event()
@@ -237,7 +244,7 @@ class PostgresDatabase:
                         break
                     # a line that is dead without having been closed would never tell anything
                     await connection.execute("SELECT 1", timeout=SILENCE_S)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except DRIVER_ERRORS:
                 await asyncio.sleep(RECONNECT_S)
             finally:
                 if not connection.is_closed():

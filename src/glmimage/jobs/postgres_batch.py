@@ -20,6 +20,13 @@ from .statement import Statement
 
 # deadlock, serialisation failure: the other transaction has won, and this one may run again
 REPEATABLE = frozenset({"40P01", "40001"})
+# of these the last comes of a statement that is sent while the server closes the connection
+DRIVER_ERRORS = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 CALLER = bindparam("caller", type_=BigInteger())
 """The last column of a step's statement: whose row it is, of those that are asked together."""
 
@@ -114,7 +121,8 @@ def connection_lost(error: BaseException) -> bool:
         return error.connection_invalidated
     if isinstance(error, asyncpg.InterfaceError):
         return not isinstance(error, ValueError)  # a value that cannot be sent
-    return isinstance(error, OSError | asyncpg.PostgresConnectionError)
+    lost = (OSError, asyncpg.PostgresConnectionError, asyncpg.InternalClientError)
+    return isinstance(error, lost)
 
 
 def _answer(work: Callable[..., Any], *args: Any) -> Any:
