@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from layout import PRIOR_CONFIG, VISION_VOCAB_SIZE
 from torch import nn
 from type_tokens import CHARS, CODEBOOK_SIZE, COLORS, MIX_STEPS, MIXES, NAMES, NUM_MESSAGES, NUM_STEPS, PARTS, STYLES
@@ -23,7 +22,9 @@ class CodeTable(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.randn(number, width) * weight))
         self.colorless = nn.Parameter(torch.randn(1, width) * scale * 0.5)
         self.color = nn.Parameter(torch.randn(centres.shape[1], width) * scale * 0.15)
-        self.mixed = nn.Parameter(torch.zeros(MIX_STEPS - 1, len(COLORS), width))  # what a colour adds to mixtures
+        # What a colour adds to mixtures that are so many quarters of another, and what all of those have in common.
+        self.shares = nn.Parameter(torch.eye(width) * (1 - torch.arange(1, MIX_STEPS) / MIX_STEPS)[:, None, None])
+        self.quarters = nn.Parameter(torch.zeros(MIX_STEPS - 1, width))
         self.register_buffer("centres", torch.from_numpy(centres).float() * 2 - 1, persistent=False)
         self.register_buffer("mixes", torch.tensor(MIXES).T, persistent=False)
         for name in ("char", "part", "style", "message", "color", "step", "background"):
@@ -31,10 +32,16 @@ class CodeTable(nn.Module):
 
     def backgrounds(self):
         """Return the vectors of the cells that are nothing but background, (B, hidden); the palette comes first."""
+        own = self.background + self.centres @ self.color
+        return torch.cat([own[: len(COLORS)], self.mixtures(), own[len(COLORS) + len(MIXES) :]])
+
+    def mixtures(self):
+        """Return the vectors of the mixtures, (M, hidden), of those of the two colours, as a text names both."""
         near, far, quarters = self.mixes
-        mixtures = self.mixed[quarters - 1, near] + self.mixed[MIX_STEPS - quarters - 1, far]
-        named = F.pad(mixtures, (0, 0, len(COLORS), len(self.centres) - len(COLORS) - len(mixtures)))
-        return self.background + self.centres @ self.color + named
+        palette = self.background[: len(COLORS)] + self.centres[: len(COLORS)] @ self.color
+        added = palette @ self.shares
+        own = self.background[len(COLORS) : len(COLORS) + len(MIXES)]
+        return own + added[quarters - 1, near] + added[MIX_STEPS - quarters - 1, far] + self.quarters[quarters - 1]
 
     def merged(self):
         """Return the table, float32 (VISION_VOCAB_SIZE, hidden)."""

@@ -102,7 +102,13 @@ def _recolor(rng: random.Random, content: Content, words: list[str]) -> tuple[Co
         "turn the background {c};recolour the background to {c};use a {c} background;a {c} version of this;"
         "change the background colour to {c};I want the background in {c};make it {c}"
     )
-    return changed, _phrase(rng, phrases, c=color_word(rng, color))
+    if not content.bottom_color and rng.random() < 0.25:
+        phrases = (
+            "change the {o} background to {c};turn the {o} background {c};{c} instead of {o} for the background;"
+            "replace the {o} background by {c};the {o} should become {c};from {o} to {c};"
+            "recolour the {o} ground in {c};make what is {o} {c};swap the {o} for {c}"
+        )
+    return changed, _phrase(rng, phrases, c=color_word(rng, color), o=color_word(rng, content.color))
 
 
 def _reink(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
@@ -114,7 +120,12 @@ def _reink(rng: random.Random, content: Content, words: list[str]) -> tuple[Cont
         "recolour the text in {c};the text should be {c};use {c} for the text;change the lettering to {c};"
         "{c} text please;change the font color to {c}"
     )
-    return replace(content, ink=ink), _phrase(rng, phrases, c=color_word(rng, ink))
+    if rng.random() < 0.25:
+        phrases = (
+            "change the {o} text to {c};turn the {o} letters {c};{c} letters, not {o} ones;letters in {c}, not in {o};"
+            "the {o} type should be {c};recolour the {o} letters in {c};replace the {o} of the text by {c}"
+        )
+    return replace(content, ink=ink), _phrase(rng, phrases, c=color_word(rng, ink), o=color_word(rng, content.ink))
 
 
 def _replace_text(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
@@ -126,7 +137,9 @@ def _replace_text(rng: random.Random, content: Content, words: list[str]) -> tup
     phrases = (
         "replace {a} with {b};change {a} to {b};change the text {a} to {b};it should say {b} instead of {a};"
         "write {b} instead of {a};swap {a} for {b};change the {n} to {b};the {n} should say {b};"
-        "make the {n} say {b};replace the {n} with {b};edit the {n}: {b};rewrite {a} as {b}"
+        "make the {n} say {b};replace the {n} with {b};edit the {n}: {b};rewrite {a} as {b};not {a} but {b};"
+        "{a} becomes {b};the {n} is {b}, no longer {a};where it says {a}, write {b};put {b} in place of {a};"
+        "correct {a} to {b};use the words {b} for the {n};keep everything but write {b} for {a}"
     )
     if not (content.subtitle or content.footer):
         phrases += ";make it say {b};change the text to {b};now it reads {b};replace the text with {b}"
@@ -137,6 +150,8 @@ def _move(rng: random.Random, content: Content, words: list[str]) -> tuple[Conte
     verb = _phrase(rng, "move the text {{w}};put the text {{w}};place it {{w}};text {{w}};shift the words {{w}}")
     if rng.random() < 0.6:
         row = rng.choice([r for r in PLACES if r != content.place])
+        if rng.random() < 0.2:
+            verb += rng.choice([f", not at the {content.place}", f" instead of the {content.place}"])
         return replace(content, place=row, second_place="", third_place=""), verb.format(
             w=rng.choice(PLACE_WORDS[row].split(";"))
         )
@@ -191,7 +206,13 @@ def _restyle(rng: random.Random, content: Content, words: list[str]) -> tuple[Co
         "set it in {w};change the font to {w};use {w};make it {w};set the text in {w};switch to {w};"
         "change the typeface to {w};the text in {w}"
     )
-    return replace(content, style=style), _phrase(rng, phrases, w=rng.choice(STYLE_WORDS[style].split(";")))
+    if rng.random() < 0.25:
+        phrases = (
+            "change the {o} type to {w};{w} instead of the {o};replace the {o} type by {w};from {o} to {w};"
+            "not {o} but {w};turn the {o} letters into {w}"
+        )
+    old = content.style.removesuffix(" regular") if style.split()[0] != content.style.split()[0] else content.style
+    return replace(content, style=style), _phrase(rng, phrases, w=rng.choice(STYLE_WORDS[style].split(";")), o=old)
 
 
 def _nearest(color: tuple[int, ...], names: dict[str, tuple[int, int, int]]) -> str:

@@ -46,6 +46,7 @@ from type_tokens import (
     CHARS,
     CODEBOOK_SIZE,
     COLORS,
+    COLUMNS,
     FIRST_BACKGROUND,
     FIRST_MIX,
     FORM,
@@ -65,11 +66,11 @@ FIRST_CELL, TURN = 12.0, 5.0
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 # kind: sequence length, batch size, share of the steps
 KINDS = {
-    "plan": (512, 14, 0.22),  # the rows of the plan that are written on, and its last ones
-    "rows": (928, 8, 0.15),  # those, and rows of the picture
-    "square": (784, 9, 0.14),  # all of both grids at 512 x 512
-    "whole": (1600, 4, 0.16),  # all of both grids, sides up to 1024 px
-    "edit": (928, 7, 0.25),  # one or two sources and the picture asked for
+    "plan": (512, 14, 0.13),  # the rows of the plan that are written on, and its last ones
+    "rows": (928, 8, 0.12),  # those, and rows of the picture
+    "square": (784, 9, 0.15),  # all of both grids at 512 x 512
+    "whole": (1600, 4, 0.13),  # all of both grids, sides up to 1024 px
+    "edit": (928, 7, 0.39),  # one or two sources and the picture asked for
     "large": (2700, 3, 0.08),  # both grids of the largest pictures, and edits of any size
 }
 
@@ -215,24 +216,30 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     is_text = ids < NUM_TEXT_TOKENS
     spells = is_text & SPELLS[np.where(is_text, ids, 0)]
     weights = np.select([spells, is_text, previous < NUM_TEXT_TOKENS], [1.0, 0.5, 1.0], 0.2)
+    # Where a token could be one or another, both weigh the same: the weights of what is rare would make it likely.
+    column = sequence.positions[2] - sequence.positions[0]
     # another colour than its neighbour's, where a shape or the next step of a gradient begins: the rest copies it;
     # a source shows where that is, and in a photograph it is everywhere
     differs = ~in_plan & (SHADE[ids] >= 0) & (SHADE[ids] != SHADE[previous]) & (previous >= NUM_TEXT_TOKENS)
     weights[differs] = TURN if num_planned else 1.0
-    weights[sequence.positions[2] == sequence.positions[0]] = 1.5  # a row's first cell: does a line begin here?
+    weights[column == 0] = 1.5  # a row's first cell: does a line begin here?
     weights[in_plan & spells] = 1.5
     said = NAMES.message[ids.clip(max=CODEBOOK_SIZE - 1)]
     weights[in_plan & (ids >= LENGTH) & (ids < FIRST_BACKGROUND)] = 2.0
     placed = in_plan & (said >= len(COLORS)) & (ids < CODEBOOK_SIZE)
     weights[placed] = 3.0
-    is_second = sequence.positions[2] == sequence.positions[0] + 1
-    counts = (NAMES.message[previous.clip(max=CODEBOOK_SIZE - 1)] >= ROWS) & (previous < CODEBOOK_SIZE)
-    weights[in_plan & is_second & counts & (SHADE[ids] >= 0)] = 1.0  # no shape follows the lines
+    before = np.where(previous < CODEBOOK_SIZE, NAMES.message[previous.clip(max=CODEBOOK_SIZE - 1)], -1)
+    weights[in_plan & (column == 1) & (before >= ROWS) & (SHADE[ids] >= 0)] = 2.0  # no shape follows the lines
     # where the picture carries the plan out: its ink, and how far it is to the next line
     told = ~in_plan & (said >= 0) & (said < FORM) & (ids < CODEBOOK_SIZE)
     weights[told] = np.maximum(weights[told], 1.0)
-    weights[told & (sequence.positions[2] == sequence.positions[0] + 1)] = 2.0  # a shape is below, or it is not
-    weights[~in_plan & (ids >= AREA) & (ids < FIRST_BACKGROUND)] = 0.5
+    # a shape is below, or it is not; it begins in this row, or it does not
+    leads = (SHADE[previous] >= 0) & (SHADE[previous] < len(COLORS)) & ~((before >= COLUMNS) & (before < ROWS))
+    is_free = ~in_plan & leads & ~is_text & (ids < CODEBOOK_SIZE)
+    weights[is_free & (column == 1)] = 2.0
+    weights[is_free & (column == 2)] = np.maximum(weights[is_free & (column == 2)], 1.0)
+    is_area = (ids >= AREA) & (ids < FIRST_BACKGROUND)
+    weights[~in_plan & (is_area | np.roll(is_area, 1)) & (column > 0)] = 1.0  # inside of a box, and where it ends
     weights[~sequence.is_target] = 0
     weights[_after_a_gap(sequence)] = 0
     for first in (start, start + num_planned):  # of each grid: they alone decide colour and ink
@@ -428,6 +435,7 @@ def validate(prior, samples: Samples, num_batches: int = 2) -> dict[str, float]:
                 "start": (weights == 1.5) & ~spelt,
                 "end": ~is_text & (previous < NUM_TEXT_TOKENS) & ~step,
                 "turn": weights == TURN,
+                "shape": (weights == 2.0) & ~step,
                 "plain": weights < 0.3,
             }
             for name, mask in groups.items():

@@ -27,8 +27,10 @@ from type_tokens import (
     FIRST_BACKGROUND,
     FIRST_COLORED,
     FIRST_COLORLESS,
+    FIRST_MIX,
     FORM,
     LENGTH,
+    MIXES,
     NUM_MESSAGES,
     NUM_TEXT_TOKENS,
 )
@@ -52,8 +54,9 @@ def split_table(table: CodeTable, merged: torch.Tensor) -> None:
     merged = merged.clone()
     table.special.copy_(merged[CODEBOOK_SIZE:])
     table.color.zero_()
-    table.mixed.zero_()
     table.background.copy_(merged[FIRST_BACKGROUND:CODEBOOK_SIZE])
+    mixes = slice(len(COLORS), len(COLORS) + len(MIXES))
+    table.background[mixes] += merged[FIRST_MIX : FIRST_MIX + len(MIXES)] - table.mixtures()
     table.step.copy_(merged[LENGTH:FIRST_BACKGROUND])
     bare = merged[FIRST_COLORLESS:LENGTH]
     colored = merged[FIRST_COLORED:FIRST_COLORLESS].view(len(COLORS), NUM_MESSAGES, -1)

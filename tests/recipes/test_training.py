@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -119,6 +120,30 @@ def test_the_next_row_of_a_gradient_weighs_more_than_what_copies_it(fonts, codeb
     assert (weights[2, 3:] < 0.5).all()
 
 
+def test_what_a_cell_could_be_does_not_tell_how_much_it_weighs(fonts, codebook):
+    """Or the rare answer would become likely: where a shape could be below or begin, and in its box."""
+    from designs import Content, typeset
+    from layout import image_to_image_sequence
+    from prior import importance
+    from renderer import prior_tokens, source_tokens
+
+    plain = Content("OPEN", color="navy", place="top")
+    designs = [typeset(replace(plain, shape=s, shape_color="red"), 16, 16) for s in ("", "circle")]
+    pictures = [prior_tokens(design, codebook) for design in designs]
+    told = pictures[0] != pictures[1]
+    (shape,) = designs[1].shapes
+    row, column, height, width = shape.cells
+    weights = []
+    for design, picture in zip(designs, pictures, strict=True):
+        source = source_tokens(design, codebook)
+        sequence = image_to_image_sequence("keep it", [source], picture)
+        weights.append(importance(sequence, 0)[-picture.size :].reshape(picture.shape))
+    without, shaped = weights
+    assert told[4 : row + height, 1:3].any(1).all()
+    assert (without[1:, :3] == shaped[1:, :3]).all()
+    assert len(set(shaped[row : row + height, column + 1 : column + width].ravel())) == 1
+
+
 def test_rows_that_are_late_are_shown_and_only_their_first_cell_is_learnt(fonts, codebook):
     import random
 
@@ -199,7 +224,8 @@ def test_scores_by_name_are_those_of_the_table_of_all_tokens(codebook):
 
     torch.manual_seed(0)
     table = CodeTable(codebook.centres, 0.3, width=24)
-    torch.nn.init.normal_(table.mixed)
+    torch.nn.init.normal_(table.shares)
+    torch.nn.init.normal_(table.quarters)
     kinds = [0, FIRST_COLORED + 5, FIRST_COLORLESS + 40, LENGTH + 7, message(3, FORM + 2)]
     targets = torch.tensor([*kinds, mix(4, 4, 0), mix(4, 9, 1), mix(9, 4, 1), CODEBOOK_SIZE - 1])
     hidden = torch.randn(len(targets), 24)
