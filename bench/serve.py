@@ -1,14 +1,15 @@
 """Measure the service: submits, polls, what `run` adds to the engine, memory of the server.
 
-    python -P bench/serve.py --seconds 10 --clients 200 --repeats 60
+    python -P bench/serve.py --seconds 10 --clients 200 --rounds 6 --repeats 12
 
 -P, because the queue.py beside this file would be taken for the standard library's.
 
 Starts `glmimage serve` on a fresh data folder, first without a worker (submits and polls are the
 server's own work), then with one on a toy checkpoint, which is what `run` is compared with: the
-same request given to an engine in this process, in turn. The load comes from one asyncio process on
-the same machine, so its share of the processor is taken from the server. Rows carry what was to be
-reached as `target`. The last line of the output is the JSON that is also written to bench/results/.
+same request given to an engine in a process of its own, in turn. The load comes from one asyncio
+process on the same machine, so its share of the processor is taken from the server. Rows carry what
+was to be reached as `target`. The last line of the output is the JSON that is also written to
+bench/results/.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,40 +184,54 @@ class Timed(NamedTuple):
         self.around.append(seconds - painting)
 
 
-async def run_against_engine(
-    address: dict[str, Any], model: Path, repeats: int
-) -> tuple[Timed, Timed]:
-    """Time the same request through `run` and in an engine here, in turn; seeds differ."""
-    from glmimage import GenerationRequest, Pipeline
+_engine: list[Any] = []
+
+
+def load_engine(model: Path) -> None:
+    """Load the engine of this process, as a worker does."""
+    from glmimage import Pipeline
     from glmimage.engine.engine import Engine
+
+    _engine.append(Engine(Pipeline.load(model).stages))
+
+
+def paint(seed: int) -> tuple[float, dict[str, float]]:
+    """Paint the request in this process and return the seconds, as a whole and of the stages."""
+    from glmimage import GenerationRequest
     from glmimage.types import PictureReady
 
-    engine = Engine(Pipeline.load(model).stages)
-    through, direct = Timed([], []), Timed([], [])
-    async with connections(address, 1, tls=False) as (connection,):
-        while (await connection.call("GET", "/health/ready"))[0] != 200:
-            await asyncio.sleep(0.1)
-        for index in range(-3, repeats):
-            seed = 1000 + index
-            began = time.perf_counter()
-            body = json.dumps({**REQUEST, "seed": seed}).encode()
-            status, answer = await connection.call("POST", f"/run/{APP}", body)
-            seconds = time.perf_counter() - began
-            assert status == 200, answer
-            if index >= 0:  # the first three warm up
-                through.add(seconds, json.loads(answer)["timings"])
-            began = time.perf_counter()
-            engine.add_request(
-                GenerationRequest(
-                    str(REQUEST["prompt"]), width=512, height=512, num_inference_steps=10, seed=seed
-                )
-            )
-            painted = None
-            while painted is None:
-                painted = next((e for e in engine.step() if isinstance(e, PictureReady)), None)
-            if index >= 0:
-                direct.add(time.perf_counter() - began, painted.timings, "_s")
-    return through, direct
+    began, painted = time.perf_counter(), None
+    _engine[0].add_request(
+        GenerationRequest(
+            str(REQUEST["prompt"]), width=512, height=512, num_inference_steps=10, seed=seed
+        )
+    )
+    while painted is None:
+        painted = next((e for e in _engine[0].step() if isinstance(e, PictureReady)), None)
+    return time.perf_counter() - began, dict(painted.timings)
+
+
+async def run_against_engine(
+    address: dict[str, Any], model: Path, repeats: int, first_seed: int, timed: tuple[Timed, Timed]
+) -> None:
+    """Time the same request through `run` and in an engine in a process of its own, in turn."""
+    through, direct = timed
+    apart = ProcessPoolExecutor(1, get_context("spawn"), load_engine, (model,))
+    with apart:
+        async with connections(address, 1, tls=False) as (connection,):
+            while (await connection.call("GET", "/health/ready"))[0] != 200:
+                await asyncio.sleep(0.1)
+            for index in range(-3, repeats):
+                seed = first_seed + index
+                began = time.perf_counter()
+                body = json.dumps({**REQUEST, "seed": seed}).encode()
+                status, answer = await connection.call("POST", f"/run/{APP}", body)
+                seconds = time.perf_counter() - began
+                assert status == 200, answer
+                painted = apart.submit(paint, seed).result()
+                if index >= 0:  # the first three warm up
+                    through.add(seconds, json.loads(answer)["timings"])
+                    direct.add(*painted, "_s")
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -260,24 +277,28 @@ def without_worker(options: argparse.Namespace, folder: Path, model: Path) -> It
 
 
 def with_worker(options: argparse.Namespace, folder: Path, model: Path) -> Iterator[Row]:
-    server = Server(folder, model, 1)
-    try:
-        address = server.address()
-        through, direct = uvloop.run(run_against_engine(address, model, options.repeats))
-        case = f"run, toy checkpoint, 512x512, 10 steps, {options.repeats} times"
-        yield row(case, "engine p50 ms", statistics.median(direct.whole) * 1e3)
-        yield row(case, "run p50 ms", statistics.median(through.whole) * 1e3)
-        added = statistics.median(through.whole) - statistics.median(direct.whole)
-        yield row(case, "added p50 ms", added * 1e3, 30)
-        tail = percentile(through.whole, 0.99) - percentile(direct.whole, 0.99)
-        yield row(case, "added p99 ms", tail * 1e3)
-        # painting differs from run to run by more than what a service adds to it
-        around = statistics.median(through.around) - statistics.median(direct.around)
-        yield row(case, "added beside the stages, p50 ms", around * 1e3)
-        tail = percentile(through.around, 0.99) - percentile(direct.around, 0.99)
-        yield row(case, "added beside the stages, p99 ms", tail * 1e3)
-    finally:
-        server.stop()
+    """Compare with the engine, each round in fresh processes, of which some paint faster."""
+    through, direct = Timed([], []), Timed([], [])
+    for number in range(options.rounds):
+        server = Server(folder / str(number), model, 1)
+        try:
+            pair = server.address(), model, options.repeats, 1000 * (number + 1)
+            uvloop.run(run_against_engine(*pair, (through, direct)))
+        finally:
+            server.stop()
+    times = f"{options.rounds} times {options.repeats}"
+    case = f"run, toy checkpoint, 512x512, 10 steps, {times} times"
+    yield row(case, "engine p50 ms", statistics.median(direct.whole) * 1e3)
+    yield row(case, "run p50 ms", statistics.median(through.whole) * 1e3)
+    added = statistics.median(through.whole) - statistics.median(direct.whole)
+    yield row(case, "added p50 ms", added * 1e3, 30)
+    tail = percentile(through.whole, 0.99) - percentile(direct.whole, 0.99)
+    yield row(case, "added p99 ms", tail * 1e3)
+    # painting differs from run to run by more than what a service adds to it
+    around = statistics.median(through.around) - statistics.median(direct.around)
+    yield row(case, "added beside the stages, p50 ms", around * 1e3)
+    tail = percentile(through.around, 0.99) - percentile(direct.around, 0.99)
+    yield row(case, "added beside the stages, p99 ms", tail * 1e3)
 
 
 def card(options: argparse.Namespace) -> dict[str, Any]:
@@ -309,7 +330,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
     parser.add_argument("--clients", type=int, default=200, help="that poll")
     parser.add_argument("--connections", type=int, default=16, help="that submit")
-    parser.add_argument("--repeats", type=int, default=60, help="of run")
+    parser.add_argument("--rounds", type=int, default=6, help="with fresh processes, of run")
+    parser.add_argument("--repeats", type=int, default=12, help="of run, in a round")
     parser.add_argument("--no-write", action="store_true", help="do not keep the result")
     options = parser.parse_args()
 
