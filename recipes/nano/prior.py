@@ -68,9 +68,10 @@ HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 KINDS = {
     "plan": (512, 14, 0.13),  # the rows of the plan that are written on, and its last ones
     "rows": (928, 8, 0.12),  # those, and rows of the picture
-    "square": (784, 9, 0.15),  # all of both grids at 512 x 512
+    "square": (784, 9, 0.14),  # all of both grids at 512 x 512
     "whole": (1600, 4, 0.13),  # all of both grids, sides up to 1024 px
-    "edit": (928, 7, 0.39),  # one or two sources and the picture asked for
+    "edit": (640, 10, 0.34),  # a source and the picture asked for, 512 x 512
+    "mix": (928, 7, 0.06),  # two sources, or one that is larger
     "large": (2700, 3, 0.08),  # both grids of the largest pictures, and edits of any size
 }
 
@@ -314,7 +315,9 @@ class Samples:
         """Return ids (B, S), positions (B, 3, S), targets (B, S), weights (B, S) of a kind, as narrow as they fit."""
         length, size = KINDS[kind][0], KINDS[kind][1] * self.scale
         seeds = itertools.count(self.first_seed + number * 32 * self.scale)
-        fitting = (s for s in (self.sequence(seed, kind) for seed in seeds) if len(s[0].ids) <= length + 1)
+        shortest = KINDS["edit"][0] + 2 if kind == "mix" else 0
+        drawn = (self.sequence(seed, kind) for seed in seeds)
+        fitting = (s for s in drawn if shortest <= len(s[0].ids) <= length + 1)
         sequences = list(itertools.islice(fitting, size))
         shown = np.zeros((size, length), np.int16)
         ids = np.zeros((size, length + 1), np.int16)
@@ -330,8 +333,8 @@ class Samples:
     def sequence(self, seed: int, kind: str) -> tuple[Sequence, int]:
         """Make the sequence of one content, or of one edit, and count its targets that belong to the plan."""
         rng = random.Random(seed)
-        if kind == "edit" or (kind == "large" and rng.random() < 0.5):
-            square = kind == "edit" and rng.random() < 0.85
+        if kind in ("edit", "mix") or (kind == "large" and rng.random() < 0.5):
+            square = kind == "edit" or (kind == "mix" and rng.random() < 0.7)
             edit = random_edit(seed, self.words, (16, 16) if square else random_grid(rng))
             sources = [self._read(design, rng) for design in edit.sources]
             target = prior_tokens(edit.target, self.codebook)
