@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -43,8 +42,8 @@ SPECIAL_TOKENS = {
 }
 
 
-def invisible_inks(number_of: Callable[[int, int], int] = message) -> list[int]:
-    """Return the tokens that say an ink too near to their own colour, by their numbers; no design has one.
+def invisible_inks() -> list[int]:
+    """Return the tokens that say an ink too near to their own colour; no design has one.
 
     Ink and colour are scored apart (code_table.CodeTable), so the prior cannot rule them out where it draws both.
     """
@@ -52,13 +51,13 @@ def invisible_inks(number_of: Callable[[int, int], int] = message) -> list[int]:
         [ink for ink, other in enumerate(COLORS) if contrast(PALETTE[other], PALETTE[color]) <= LEAST_CONTRAST]
         for color in COLORS
     ]
-    return [number_of(color, ink) for color, near in enumerate(inks) for ink in near]
+    return [message(color, ink) for color, near in enumerate(inks) for ink in near]
 
 
-def is_numbered_by(folder: Path, number_of: Callable[[int, int], int] = message) -> bool:
-    """Say whether a checkpoint's tokens have these numbers, by the inks that it rules out."""
+def is_numbered_by_these_names(folder: Path) -> bool:
+    """Say whether a checkpoint's tokens have the numbers of type_tokens.py, by the inks that it rules out."""
     file = folder / "vision_language_encoder/generation_config.json"
-    return set(invisible_inks(number_of)) <= set(json.loads(file.read_text())["suppress_tokens"])
+    return set(invisible_inks()) <= set(json.loads(file.read_text())["suppress_tokens"])
 
 
 def load_run(name: str, module: nn.Module, key: str, averaged: bool) -> nn.Module:
@@ -128,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=DESTINATION)
     parser.add_argument("--raw", action="store_true", help="last weights instead of averaged ones")
-    parser.add_argument("--temperature", type=float, default=0.6)
+    parser.add_argument("--temperature", type=float, default=0.4)
     parser.add_argument("--top-p", type=float, default=0.9)
     args = parser.parse_args()
     out: Path = args.out

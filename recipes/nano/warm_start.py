@@ -1,11 +1,10 @@
 """Turn a packed checkpoint back into weights that training can begin with: runs/warm_prior.pt and so on.
 
 For another machine than the one that trained it. The tables were merged on saving; here what tokens share is taken
-out again as their mean. The sixth version's tokens had other numbers: they get those that they have now.
+out again as their mean.
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,10 +13,9 @@ from decoder import Decoder
 from designs import load_codebook, load_words
 from diffusers import AutoencoderKL
 from layout import FIRST_BYTE, VISION_VOCAB_SIZE
-from pack import DESTINATION, is_numbered_by
+from pack import DESTINATION, is_numbered_by_these_names
 from prior import Prior
 from safetensors.torch import load_file
-from sixth_version import number_of, renumbered
 from tokenizer import CellEncoder
 from training import CODEBOOK, RUNS
 from type_tokens import (
@@ -34,18 +32,6 @@ from type_tokens import (
     NUM_MESSAGES,
     NUM_TEXT_TOKENS,
 )
-
-Order = Callable[[torch.Tensor], torch.Tensor]
-"""Puts a table of all vision ids into the present order."""
-
-
-def order_of(folder: Path, centres) -> Order:
-    """Find out what numbers a checkpoint's tokens have."""
-    if is_numbered_by(folder):
-        return lambda table: table
-    if is_numbered_by(folder, number_of):
-        return lambda table: renumbered(table, centres)
-    raise SystemExit(f"The tokens of {folder} have other numbers than recipes/nano/type_tokens.py gives.")
 
 
 @torch.no_grad()
@@ -76,9 +62,9 @@ def prior_of(folder: Path, centres) -> Prior:
     """Read the prior."""
     state = load_file(folder / "vision_language_encoder/model.safetensors")
     prior, prefix = Prior(centres), "model.language_model."
-    embeddings, order = state[prefix + "embed_tokens.weight"].float(), order_of(folder, centres)
-    split_table(prior.codes, order(embeddings[:FIRST_BYTE]))
-    split_table(prior.head, order(state["lm_head.weight"].float()))
+    embeddings = state[prefix + "embed_tokens.weight"].float()
+    split_table(prior.codes, embeddings[:FIRST_BYTE])
+    split_table(prior.head, state["lm_head.weight"].float())
     prior.text.copy_(embeddings[FIRST_BYTE:])
     prior.norm.weight.copy_(state[prefix + "norm.weight"])
     layers = [k.removeprefix(prefix + "layers.").split(".", 1) for k in state if k.startswith(prefix + "layers.")]
@@ -105,7 +91,7 @@ def decoder_of(folder: Path, centres) -> Decoder:
     decoder.dit.load_state_dict({k: v.float() for k, v in state.items()})
     glyphs = load_file(folder / "text_encoder/model.safetensors")
     decoder.glyphs.load_state_dict({k: v.float() for k, v in glyphs.items()}, strict=False)
-    table, embedding = order_of(folder, centres)(decoder.dit.prior_token_embedding.weight), decoder.embedding
+    table, embedding = decoder.dit.prior_token_embedding.weight, decoder.embedding
     embedding.glyph.copy_(table[:NUM_TEXT_TOKENS])
     embedding.color.zero_()
     embedding.background.copy_(table[FIRST_BACKGROUND:CODEBOOK_SIZE])
@@ -119,13 +105,12 @@ def decoder_of(folder: Path, centres) -> Decoder:
 def tokenizer_of(folder: Path, centres) -> CellEncoder:
     """Read the semantic tokenizer."""
     encoder = CellEncoder(centres)
-    state, order = load_file(folder / "vision_language_encoder/model.safetensors"), order_of(folder, centres)
-    fill_tokenizer(encoder, state, order)
+    fill_tokenizer(encoder, load_file(folder / "vision_language_encoder/model.safetensors"))
     return encoder
 
 
 @torch.no_grad()
-def fill_tokenizer(encoder: CellEncoder, state: dict[str, torch.Tensor], order: Order = lambda table: table) -> None:
+def fill_tokenizer(encoder: CellEncoder, state: dict[str, torch.Tensor]) -> None:
     """Undo pack.vision_state."""
     patch = state["model.visual.patch_embed.proj.weight"]
     encoder.patch.weight.copy_(patch.flatten(1))
@@ -139,7 +124,7 @@ def fill_tokenizer(encoder: CellEncoder, state: dict[str, torch.Tensor], order: 
     encoder.quant_conv.bias.copy_(state["model.vqmodel.quant_conv.bias"])
     codes = state["model.vqmodel.quantize.embedding.weight"].float()
     codes = torch.cat([codes, codes.new_zeros(VISION_VOCAB_SIZE - CODEBOOK_SIZE, codes.shape[1])])
-    split_table(encoder.table, order(codes))
+    split_table(encoder.table, codes)
 
 
 def _fill_attention(encoder: CellEncoder, state: dict[str, torch.Tensor], layer: str) -> None:
@@ -165,6 +150,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=DESTINATION)
     args = parser.parse_args()
+    if not is_numbered_by_these_names(args.checkpoint):
+        raise SystemExit(f"The tokens of {args.checkpoint} have other numbers than recipes/nano/type_tokens.py gives.")
     words, _ = load_words()
     centres = load_codebook(CODEBOOK, words).centres
     RUNS.mkdir(exist_ok=True)

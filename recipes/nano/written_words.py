@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from links import read_back
-from pack import is_numbered_by
+from pack import is_numbered_by_these_names
 from type_tokens import LENGTH, STYLE
 
 from glmimage import GenerationRequest, Pipeline
@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 
 def write_grids(model: str, rows: list[Row]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the small and the large grid of every prompt, int (rows, columns) each; all are written together."""
-    if not is_numbered_by(resolve_model(model)):
+    if not is_numbered_by_these_names(resolve_model(model)):
         raise SystemExit(f"The tokens of {model} have other numbers than type_tokens.py gives: pack a newer one.")
     engine = Engine(Pipeline.load(model).stages, paints=False)
     numbers, small, large = {}, {}, {}

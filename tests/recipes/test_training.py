@@ -121,7 +121,7 @@ def test_the_next_row_of_a_gradient_weighs_more_than_what_copies_it(fonts, codeb
 
 
 def test_what_a_cell_could_be_does_not_tell_how_much_it_weighs(fonts, codebook):
-    """Or the rare answer would become likely: where a shape could be below or begin, and in its box."""
+    """Or what is rare would become likely: a shape is below, it begins here, it goes on."""
     from designs import Content, typeset
     from layout import image_to_image_sequence
     from prior import importance
@@ -301,44 +301,21 @@ def test_kept_parts_of_a_picture_are_kept_as_they_were_read(fonts, codebook):
     assert found > 3
 
 
-def test_the_sixth_versions_tokens_get_their_present_numbers(codebook):
-    """Letters, messages, steps and palette by name; centres go to near ones."""
-    import sixth_version
-    from type_tokens import (
-        AREA,
-        COLORS,
-        FIRST_BACKGROUND,
-        FORM,
-        LENGTH,
-        NUM_TEXT_TOKENS,
-        message,
-        mix,
+def test_the_checkpoint_that_ships_is_a_beginning():
+    """Its tokens have the numbers of the recipe."""
+    from pack import DESTINATION, is_numbered_by_these_names
+
+    assert is_numbered_by_these_names(DESTINATION)
+
+
+def test_a_table_taken_apart_is_the_table_again(codebook):
+    from code_table import CodeTable
+    from type_tokens import FIRST_BACKGROUND
+    from warm_start import split_table
+
+    merged = CodeTable(codebook.centres, 0.3, width=8).merged().detach()
+    again = CodeTable(codebook.centres, 0.3, width=8)
+    split_table(again, merged)
+    torch.testing.assert_close(
+        again.merged()[FIRST_BACKGROUND:], merged[FIRST_BACKGROUND:], atol=1e-5, rtol=1e-4
     )
-
-    old = np.load(sixth_version.CENTRES)
-    first = 8192 - len(old)
-    table = torch.zeros(8208, 3)
-    table[:, 0] = torch.arange(8208)
-    table[first:8192, 1:] = torch.from_numpy(old[:, :2].astype(np.float32)) / 127.5 - 1
-    new = sixth_version.renumbered(table, codebook.centres)
-    assert torch.equal(new[:NUM_TEXT_TOKENS], table[:NUM_TEXT_TOKENS])
-    assert torch.equal(new[8192:], table[8192:])
-    for color, what in ((-1, 5), (0, 0), (7, 60), (26, 89)):
-        number = sixth_version.number_of(color, what)
-        assert new[message(color, what), 0] == number
-        # a form must not begin as likely as the plain colour
-        assert new[message(color, FORM + 2), 0] == sixth_version.number_of(color, FORM - 1)
-    assert torch.equal(new[LENGTH:AREA, 0], torch.arange(first - (AREA - LENGTH), first))
-    palette = new[FIRST_BACKGROUND : FIRST_BACKGROUND + len(COLORS), 0]
-    assert torch.equal(palette, torch.arange(first, first + len(COLORS)).float())
-    middle = (codebook.centres[0, :2] + codebook.centres[12, :2]) - 1  # halfway, from -1 to 1
-    assert np.abs(new[mix(0, 12, 2), 1:].numpy() - middle).max() < 0.05
-
-
-def test_a_checkpoint_that_ships_is_a_beginning(codebook):
-    """Whatever numbers its tokens have."""
-    from pack import DESTINATION
-    from warm_start import order_of
-
-    table = torch.randn(8208, 4)
-    assert order_of(DESTINATION, codebook.centres)(table).shape == table.shape
