@@ -216,8 +216,7 @@ async def run_against_engine(
 ) -> None:
     """Time the same request through `run` and in an engine in a process of its own, in turn."""
     through, direct = timed
-    apart = ProcessPoolExecutor(1, get_context("spawn"), load_engine, (model,))
-    with apart:
+    with ProcessPoolExecutor(1, get_context("spawn"), load_engine, (model,)) as apart:
         async with connections(address, 1, tls=False) as (connection,):
             while (await connection.call("GET", "/health/ready"))[0] != 200:
                 await asyncio.sleep(0.1)
@@ -282,8 +281,9 @@ def with_worker(options: argparse.Namespace, folder: Path, model: Path) -> Itera
     for number in range(options.rounds):
         server = Server(folder / str(number), model, 1)
         try:
-            pair = server.address(), model, options.repeats, 1000 * (number + 1)
-            uvloop.run(run_against_engine(*pair, (through, direct)))
+            first_seed = 1000 * (number + 1)
+            address, timed = server.address(), (through, direct)
+            uvloop.run(run_against_engine(address, model, options.repeats, first_seed, timed))
         finally:
             server.stop()
     times = f"{options.rounds} times {options.repeats}"

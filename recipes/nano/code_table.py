@@ -36,7 +36,7 @@ class CodeTable(nn.Module):
         return torch.cat([own[: len(COLORS)], self.mixtures(), own[len(COLORS) + len(MIXES) :]])
 
     def mixtures(self):
-        """Return the vectors of the mixtures, (M, hidden), of those of the two colours, as a text names both."""
+        """Return the vectors of the mixtures, (M, hidden): what is learnt of two colours holds for all between them."""
         near, far, quarters = self.mixes
         palette = self.background[: len(COLORS)] + self.centres[: len(COLORS)] @ self.color
         added = palette @ self.shares

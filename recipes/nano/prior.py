@@ -217,7 +217,7 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     is_text = ids < NUM_TEXT_TOKENS
     spells = is_text & SPELLS[np.where(is_text, ids, 0)]
     weights = np.select([spells, is_text, previous < NUM_TEXT_TOKENS], [1.0, 0.5, 1.0], 0.2)
-    # Where a token could be one or another, both weigh the same: the weights of what is rare would make it likely.
+    # Whether a shape is there must not tell how much a cell weighs: what is rare would become likely.
     column = sequence.positions[2] - sequence.positions[0]
     # another colour than its neighbour's, where a shape or the next step of a gradient begins: the rest copies it;
     # a source shows where that is, and in a photograph it is everywhere
