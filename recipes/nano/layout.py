@@ -13,7 +13,7 @@ VOCAB_SIZE = FIRST_BYTE + 260
 
 PRIOR_CONFIG = {
     "hidden_size": 256,
-    "num_hidden_layers": 10,
+    "num_hidden_layers": 8,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 640,
@@ -32,6 +32,20 @@ PRIOR_CONFIG = {
         "mrope_section": [1] * 32,
     },
 }
+
+# An instruction is as long as the next one, so that from any cell it is as far as from any other to the source's cell
+# at the same place: the prior can look it up by its position. Most are shorter than this.
+PROMPT_BYTES = 96
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|image_start|><|image|><|image_end|>"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}"
+    "{% if message['content'] | selectattr('type', 'equalto', 'image') | list %}"
+    f"{{{{ ' ' * (-(part['text'].encode() | length) % {PROMPT_BYTES}) }}}}"
+    "{% endif %}{% endif %}{% endfor %}{% endif %}{% endfor %}"
+)
 
 
 @dataclass(frozen=True)
@@ -74,12 +88,17 @@ def text_to_image_sequence(
     return _join([text, *grids], kept_rows)
 
 
+def padded(prompt: str) -> str:
+    """Return an instruction with spaces behind it, as CHAT_TEMPLATE writes it: a multiple of PROMPT_BYTES bytes."""
+    return prompt + " " * (-len(prompt.encode()) % PROMPT_BYTES)
+
+
 def image_to_image_sequence(prompt: str, sources: list[np.ndarray], target: np.ndarray) -> Sequence:
-    """Lay out the sources' tokens, each between its marks, the prompt, and the large grid alone."""
+    """Lay out the sources' tokens, each between its marks, the padded prompt, and the large grid alone."""
     segments: list[list[int] | np.ndarray] = []
     for source in sources:
         segments += [[IMAGE_START], source, [IMAGE_END]]
-    return _join([*segments, [*text_ids(prompt), *grid_ids(*target.shape), IMAGE_START], target])
+    return _join([*segments, [*text_ids(padded(prompt)), *grid_ids(*target.shape), IMAGE_START], target])
 
 
 def _join(segments: list[list[int] | np.ndarray], kept_rows: list[np.ndarray] | None = None) -> Sequence:

@@ -9,6 +9,7 @@ from decoder import CONFIG, GLYPH_CONFIG, Decoder
 from designs import LEAST_CONTRAST
 from diffusers import AutoencoderKL
 from layout import (
+    CHAT_TEMPLATE,
     CODEBOOK_SIZE,
     FIRST_BYTE,
     GRID_END,
@@ -187,7 +188,7 @@ def main() -> None:
     values = json.loads(config_path.read_text())
     values.pop("_name_or_path", None)  # where it lay on the machine that trained it
     config_path.write_text(json.dumps(values, indent=2) + "\n")
-    write_processor(out / "processor", SPECIAL_TOKENS, FIRST_BYTE)
+    write_processor(out / "processor", SPECIAL_TOKENS, FIRST_BYTE, CHAT_TEMPLATE)
     write_scheduler(out)
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
     print(json.dumps({"path": str(out), "bytes": size, "dit": CONFIG, "glyph": GLYPH_CONFIG["d_model"]}))

@@ -19,8 +19,10 @@ from edits import random_edit
 from layout import (
     FIRST_BYTE,
     PRIOR_CONFIG,
+    PROMPT_BYTES,
     VOCAB_SIZE,
     Sequence,
+    grid_ids,
     image_to_image_sequence,
     text_to_image_sequence,
 )
@@ -48,6 +50,7 @@ from type_tokens import (
     COLORS,
     COLUMNS,
     FIRST_BACKGROUND,
+    FIRST_COLORLESS,
     FIRST_MIX,
     FORM,
     LENGTH,
@@ -63,15 +66,17 @@ Batch = tuple[np.ndarray, ...]
 SHADE = np.full(VOCAB_SIZE, -1)
 SHADE[:CODEBOOK_SIZE] = np.where(NAMES.background >= 0, NAMES.background, NAMES.color)
 FIRST_CELL, TURN = 12.0, 5.0
+# layer: two heads as (rows below, gain, columns to the right, gain): the very cell; the row that comes, a row below it
+LOOK_UP = {1: ((0, 7.0, 1, 10.0), (1, 6.0, 0, 0.0)), 3: ((0, 7.0, 1, 10.0), (2, 4.0, 0, 0.0))}
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 # kind: sequence length, batch size, share of the steps
 KINDS = {
-    "plan": (512, 14, 0.13),  # the rows of the plan that are written on, and its last ones
-    "rows": (928, 8, 0.12),  # those, and rows of the picture
-    "square": (784, 9, 0.14),  # all of both grids at 512 x 512
-    "whole": (1600, 4, 0.13),  # all of both grids, sides up to 1024 px
-    "edit": (640, 10, 0.34),  # a source and the picture asked for, 512 x 512
-    "mix": (928, 7, 0.06),  # two sources, or one that is larger
+    "plan": (512, 14, 0.09),  # the rows of the plan that are written on, and its last ones
+    "rows": (928, 8, 0.09),  # those, and rows of the picture
+    "square": (784, 9, 0.11),  # all of both grids at 512 x 512
+    "whole": (1600, 4, 0.11),  # all of both grids, sides up to 1024 px
+    "edit": (620, 10, 0.45),  # a source and the picture asked for, 512 x 512
+    "mix": (928, 7, 0.07),  # two sources, or one that is larger
     "large": (2700, 3, 0.08),  # both grids of the largest pictures, and edits of any size
 }
 
@@ -159,6 +164,8 @@ class Prior(nn.Module):
         self.register_buffer("frequencies", rope["rope_theta"] ** -exponent, persistent=False)
         self.apply(self._initialise)
         self._look_back()
+        for number in LOOK_UP:
+            self.look_up(number)
         self.run_layer = Layer.forward
 
     @staticmethod
@@ -187,6 +194,30 @@ class Prior(nn.Module):
             rows = slice(head * HEAD_DIM, (head + 1) * HEAD_DIM)
             attention.k_proj.weight[rows] *= 0.1
             attention.k_proj.bias[rows] = torch.cat([torch.full((size,), 2.0), torch.zeros(size)])
+
+    @torch.no_grad()
+    def look_up(self, number):
+        """Let two heads of a layer start as "what the source shows where the next cell is to be".
+
+        Training does not find it: from the source's cell to the picture's are many steps, and its angles are learnt one
+        by one. Sharp in both directions or along a whole row, by LOOK_UP; exact for one source of 16 x 16 cells.
+        """
+        attention, layer = self.layers[number].self_attn, self.layers[number]
+        f, size = self.frequencies, HEAD_DIM // 2
+        axis = torch.arange(size) % 3
+        away = len(grid_ids(16, 16)) + PROMPT_BYTES + 16 + 2
+        attention.k_proj.weight[:HEAD_DIM] *= 0.02
+        attention.k_proj.bias[:HEAD_DIM] = torch.cat([torch.full((size,), 9.0), torch.zeros(size)])
+        for head, (row, row_gain, column, column_gain) in enumerate(LOOK_UP[number]):
+            rows = slice(head * HEAD_DIM, (head + 1) * HEAD_DIM)
+            steps = torch.tensor([0.0, row, column])[axis] - away
+            # what is far tells the source from all else, what is near tells its cells apart
+            amount = torch.where(f > 0.1, torch.tensor([0.0, row_gain, column_gain])[axis], 2.5)
+            amount = torch.where((axis == 2) & (column_gain == 0), 0.0, amount)
+            attention.q_proj.weight[rows] *= 0.1
+            attention.q_proj.bias[rows] = torch.cat([amount * torch.cos(f * steps), amount * torch.sin(f * steps)])
+        nn.init.constant_(layer.post_self_attn_layernorm.weight, 0.2)
+        nn.init.constant_(layer.post_mlp_layernorm.weight, 0.1)
 
     def rotary(self, positions):
         """Return cos and sin (B, 1, S, head_dim) for positions (B, 3, S)."""
@@ -219,10 +250,9 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     weights = np.select([spells, is_text, previous < NUM_TEXT_TOKENS], [1.0, 0.5, 1.0], 0.2)
     # Whether a shape is there must not tell how much a cell weighs: what is rare would become likely.
     column = sequence.positions[2] - sequence.positions[0]
-    # another colour than its neighbour's, where a shape or the next step of a gradient begins: the rest copies it;
-    # a source shows where that is, and in a photograph it is everywhere
-    differs = ~in_plan & (SHADE[ids] >= 0) & (SHADE[ids] != SHADE[previous]) & (previous >= NUM_TEXT_TOKENS)
-    weights[differs] = TURN if num_planned else 1.0
+    weights[~in_plan & _could_turn(sequence, start + num_planned)] = 1.0
+    # behind a message without a colour the step of a gradient is named: the rest of the row copies it
+    weights[~in_plan & (column == 1) & (previous >= FIRST_COLORLESS) & (previous < LENGTH)] = TURN
     weights[column == 0] = 1.5  # a row's first cell: does a line begin here?
     weights[in_plan & spells] = 1.5
     said = NAMES.message[ids.clip(max=CODEBOOK_SIZE - 1)]
@@ -250,6 +280,30 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
         columns = int((sequence.positions[1] == sequence.positions[1, start])[start:].sum())
         weights[start + columns // 2] = FIRST_CELL / 2
     return weights
+
+
+def _could_turn(sequence: Sequence, first: int) -> np.ndarray:
+    """Find cells of the picture, whose tokens begin at `first`, that may be of another colour than the one before.
+
+    Told by what stands before them alone: the row above turns there, the cell before is not like the one above it, or
+    it counted down.
+    """
+    could = np.zeros(len(sequence.ids), bool)
+    ids, base = sequence.ids[first:], sequence.positions[0, first:]
+    if not len(ids):
+        return could
+    row, column = sequence.positions[1, first:] - base, sequence.positions[2, first:] - base
+    shade = np.full((row.max() + 2, column.max() + 2), -1)  # the row above and the column before there are none
+    counts = np.zeros(shade.shape, bool)
+    shade[row + 1, column + 1] = SHADE[ids]
+    said = np.where(ids < CODEBOOK_SIZE, NAMES.message[ids.clip(max=CODEBOOK_SIZE - 1)], -1)
+    counts[row + 1, column + 1] = (said >= COLUMNS) & (said < ROWS)
+    above, before, corner = shade[row, column + 1], shade[row + 1, column], shade[row, column]
+    is_step = shade[row + 1, 1] != shade[row, 1]  # of a gradient: the whole row is of another colour
+    turns = (above != corner) & (above >= 0) & (corner >= 0)
+    is_new = (before != corner) & (before >= 0) & (corner >= 0) & ~is_step
+    could[first:] = (column > 0) & (turns | is_new | counts[row + 1, column])
+    return could
 
 
 def _after_a_gap(sequence: Sequence) -> np.ndarray:

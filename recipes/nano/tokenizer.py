@@ -177,7 +177,7 @@ def glyph_cells() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class TypePictures:
-    """Small pictures of cells of type and plain ones, in two colours that differ: of the palette, any, or a ramp."""
+    """Small pictures of cells of type and plain ones, in two colours that differ; some grounds are gradients."""
 
     def __init__(self, codebook: BackgroundCodebook) -> None:
         centres = torch.from_numpy(codebook.centres).to(DEVICE)
@@ -197,25 +197,30 @@ class TypePictures:
         """Return patches (count, num_cells, 768) and their tokens (count, num_cells), -1 where none is known."""
         which = torch.randint(len(self.masks), (count, num_cells), device=DEVICE)
         # some pictures are full of type, others have one letter
-        is_plain = torch.rand(count, num_cells, device=DEVICE) < torch.rand(count, 1, device=DEVICE) - 0.2
+        is_plain = torch.rand(count, num_cells, device=DEVICE) < torch.rand(count, 1, device=DEVICE) - 0.05
         mask = torch.where(is_plain[..., None, None], 0.0, self.masks[which])[:, :, None]
-        (ink, ink_number), (ground, _) = self._colors(count), self._colors(count)
+        (ink, ink_number), (ground, _), (end, _) = (self._colors(count) for _ in range(3))
         weights = torch.tensor([0.299, 0.587, 0.114], device=DEVICE)
-        is_near = ((ink - ground) @ weights).abs() < 0.2
-        is_dark = ground @ weights < 0.5
+        # some grounds are gradients, in which every cell lies elsewhere between two colours
+        is_gradient = torch.rand(count, 1, 1, device=DEVICE) < 0.3
+        end = torch.where(is_gradient, end[:, None], ground[:, None])
+        is_near = ((ink - 0.5 * (ground + end[:, 0])) @ weights).abs() < 0.2
+        is_dark = (ground + end[:, 0]) @ weights < 1.0
         extreme = torch.where(is_dark, COLORS.index("white"), COLORS.index("black"))
         ink_number = torch.where(is_near, extreme, ink_number)
         ink = torch.where(is_near[:, None], self.palette[extreme], ink)
         is_ramp = torch.rand(count, device=DEVICE) < 0.3
         steep = torch.rand(count, 1, device=DEVICE).square() * is_ramp[:, None]
         slope = (torch.rand(count, 3, device=DEVICE) - 0.5) * steep
-        ramp = slope[:, None, :, None, None] * torch.linspace(-0.5, 0.5, 16, device=DEVICE).view(16, 1)
-        ground, ink = (c[:, None, :, None, None] for c in (ground, ink))
+        slope = slope[:, None] + (end - ground[:, None]) / 16  # a gradient of 16 rows
+        ground = torch.lerp(ground[:, None], end, torch.rand(count, num_cells, 1, device=DEVICE))
+        ramp = slope[..., None, None] * torch.linspace(-0.5, 0.5, 16, device=DEVICE).view(16, 1)
+        ground, ink = ground[..., None, None], ink[:, None, :, None, None]
         picture = ground + ramp + (ink - ground - ramp) * mask
         side = BACKGROUND_FEATURE_SIDE
-        means = (ground + ramp).expand(-1, -1, -1, 16, 16).unflatten(-1, (side, -1)).unflatten(-3, (side, -1))
+        means = (ground + ramp).expand(-1, num_cells, -1, 16, 16).unflatten(-1, (side, -1)).unflatten(-3, (side, -1))
         features = means.mean((-3, -1)).flatten(0, 1).movedim(1, -1).flatten(1)
-        nearest = (features @ self.centres.T - self.half_norms).argmax(1)[:, None]
+        nearest = (features @ self.centres.T - self.half_norms).argmax(1).view(count, num_cells)
         # a picture that was painted, or kept as JPEG, is not clean
         noise = torch.rand(count, 1, 1, 1, 1, device=DEVICE).square() * 0.05
         picture = (picture + noise * torch.randn(picture.shape, device=DEVICE)).clamp(0, 1)
@@ -249,7 +254,7 @@ def main() -> None:
     torch.manual_seed(run.num_steps)
     for _ in run.steps():
         batches = [
-            type_pictures.draw(48, 24),
+            type_pictures.draw(64, 24),
             *(tuple(t.to(DEVICE)[None] for t in sample(rng, words, codebook)) for _ in range(2)),
         ]
         with autocast():

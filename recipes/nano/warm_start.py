@@ -68,19 +68,9 @@ def prior_of(folder: Path, centres) -> Prior:
     prior.text.copy_(embeddings[FIRST_BYTE:])
     prior.norm.weight.copy_(state[prefix + "norm.weight"])
     layers = [k.removeprefix(prefix + "layers.").split(".", 1) for k in state if k.startswith(prefix + "layers.")]
-    places = spread(len({number for number, _ in layers}), len(prior.layers))
     for number, name in layers:
-        parameter = prior.layers[places[int(number)]].get_parameter(name)
-        parameter.copy_(state[f"{prefix}layers.{number}.{name}"])
-    for number in set(range(len(prior.layers))) - set(places):  # at first they add nothing
-        prior.layers[number].post_self_attn_layernorm.weight.zero_()
-        prior.layers[number].post_mlp_layernorm.weight.zero_()
+        prior.layers[int(number)].get_parameter(name).copy_(state[f"{prefix}layers.{number}.{name}"])
     return prior
-
-
-def spread(few: int, many: int) -> list[int]:
-    """Return where `few` layers go among `many`: the first and the last keep their ends, new ones lie between."""
-    return [round(i * (many - 1) / max(few - 1, 1)) for i in range(few)]
 
 
 @torch.no_grad()

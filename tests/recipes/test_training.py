@@ -96,15 +96,6 @@ def test_each_picture_gets_the_texts_of_its_own_prompt(codebook):
         torch.testing.assert_close(embeds[i], alone[0], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("few", "many"), [(6, 10), (6, 6), (1, 4), (2, 9)])
-def test_layers_keep_their_order_among_new_ones(few, many):
-    from warm_start import spread
-
-    places = spread(few, many)
-    assert places == sorted(set(places)) and len(places) == few
-    assert places[0] == 0 and places[-1] == (many - 1 if few > 1 else 0)
-
-
 def test_the_next_row_of_a_gradient_weighs_more_than_what_copies_it(fonts, codebook):
     from designs import Content, plan_tokens, typeset
     from layout import text_to_image_sequence
@@ -142,6 +133,31 @@ def test_what_a_cell_could_be_does_not_tell_how_much_it_weighs(fonts, codebook):
     assert told[4 : row + height, 1:3].any(1).all()
     assert (without[1:, :3] == shaped[1:, :3]).all()
     assert len(set(shaped[row : row + height, column + 1 : column + width].ravel())) == 1
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_what_comes_next_does_not_tell_how_much_a_cell_weighs(fonts, codebook, kind):
+    """Where nothing tells of a band it weighs as the plain cell that could stand there."""
+    from layout import image_to_image_sequence, text_to_image_sequence
+    from prior import importance
+    from type_tokens import COLORS, FIRST_BACKGROUND
+
+    plain = np.full((16, 16), FIRST_BACKGROUND + COLORS.index("navy"))
+    banded = plain.copy()
+    banded[6:10, 5:11] = FIRST_BACKGROUND + COLORS.index("red")
+    weights = []
+    for picture in (plain, banded):
+        if kind == "image":
+            sequence, planned = image_to_image_sequence("keep it", [plain], picture), 0
+        else:
+            sequence, planned = text_to_image_sequence("a band", [plain[:8, :8], picture]), 64
+        weights.append(importance(sequence, planned)[-picture.size :].reshape(picture.shape))
+    without, band = weights
+    assert without[6, 5] == band[6, 5] < 0.5  # nothing before it tells
+    assert (band[6, 6:12] == 1.0).all()  # where in its first row it ends
+    assert (band[7:10, 5] == 1.0).all() and (band[7:10, 11] == 1.0).all()  # whether it goes on
+    assert (band[10, [5, 11]] == 1.0).all()  # or has ended
+    assert (band[7:10, 6:11] < 0.5).all() and (band[12:, 1:] == without[12:, 1:]).all()
 
 
 def test_rows_that_are_late_are_shown_and_only_their_first_cell_is_learnt(fonts, codebook):
@@ -319,3 +335,58 @@ def test_a_table_taken_apart_is_the_table_again(codebook):
     torch.testing.assert_close(
         again.merged()[FIRST_BACKGROUND:], merged[FIRST_BACKGROUND:], atol=1e-5, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    "prompt", ["make it blue", "„OPEN“ wird zu ”Für 5 €”", "x" * 96, "y" * 100]
+)
+@pytest.mark.parametrize("num_sources", [1, 2])
+def test_instructions_are_laid_out_as_the_checkpoint_does_it(tmp_path, prompt, num_sources):
+    from layout import CHAT_TEMPLATE, FIRST_BYTE, IMAGE_PLACEHOLDER, image_to_image_sequence
+    from pack import SPECIAL_TOKENS
+    from PIL import Image
+    from transformers import GlmImageProcessor
+
+    from glmimage.loading.tiny import write_processor
+    from glmimage.prompt import PromptEncoder
+
+    write_processor(tmp_path, SPECIAL_TOKENS, FIRST_BYTE, CHAT_TEMPLATE)
+    encoder = PromptEncoder(GlmImageProcessor.from_pretrained(tmp_path))
+    inputs = encoder.encode(prompt, 512, 512, [Image.new("RGB", (512, 512))] * num_sources)
+    source = np.full((16, 16), IMAGE_PLACEHOLDER)
+    sequence = image_to_image_sequence(prompt, [source] * num_sources, np.zeros((16, 16), int))
+    told = ~sequence.is_target
+    assert sequence.ids[told].tolist() == inputs.input_ids.tolist()
+    assert sequence.positions[:, told].tolist() == inputs.position_ids.tolist()
+    written = sequence.positions[:, ~told]
+    assert written.tolist() == inputs.decode_position_ids[:, : written.shape[1]].tolist()
+    without = encoder.encode(prompt, 512, 512)
+    assert f"{prompt}<grid>" in encoder.processor.tokenizer.decode(without.input_ids)
+
+
+def test_the_prior_begins_by_looking_up_the_cell_of_the_source(codebook):
+    from layout import image_to_image_sequence
+    from prior import HEAD_DIM, LOOK_UP, Prior, rotate
+
+    grid = np.zeros((16, 16), int)
+    sequence = image_to_image_sequence("turn it blue", [grid], grid)
+    prior, length = Prior(codebook.centres), len(sequence.ids)
+    cos, sin = prior.rotary(torch.from_numpy(sequence.positions)[None])
+    first = int(sequence.is_target.argmax())
+    with torch.no_grad():
+        for number, heads in LOOK_UP.items():
+            attention = prior.layers[number].self_attn
+            for head, (below, _, right, _) in enumerate(heads):
+                bias = attention.q_proj.bias[head * HEAD_DIM : (head + 1) * HEAD_DIM]
+                q = rotate(bias.expand(1, 1, length, -1), cos, sin)[0, 0]
+                k = rotate(attention.k_proj.bias[:HEAD_DIM].expand(1, 1, length, -1), cos, sin)[
+                    0, 0
+                ]
+                for row, column in ((0, 0), (5, 7), (12, 14)):
+                    cell = first + 16 * row + column
+                    shares = (q[cell] @ k[: cell + 1].T / HEAD_DIM**0.5).softmax(0)
+                    source = shares[1:257].view(16, 16)
+                    if right:
+                        assert source[row + below, column + right] > 0.8
+                    else:
+                        assert source[row + below].sum() > 0.7

@@ -170,7 +170,12 @@ def _write_vae(folder: Path, generator: torch.Generator) -> None:
     _write_shards(folder, "diffusion_pytorch_model", model, num_shards=1)
 
 
-def write_processor(folder: Path, special_tokens: dict[str, int], first_byte: int) -> None:
+def write_processor(
+    folder: Path,
+    special_tokens: dict[str, int],
+    first_byte: int,
+    chat_template: str = CHAT_TEMPLATE,
+) -> None:
     """Write a processor whose tokenizer reads bytes, id = first_byte + byte.
 
     special_tokens: the six names of SPECIAL_TOKENS and their ids.
@@ -202,7 +207,7 @@ def write_processor(folder: Path, special_tokens: dict[str, int], first_byte: in
         patch_size=16, temporal_patch_size=1, merge_size=1, min_pixels=512**2, max_pixels=2048**2
     )
     GlmImageProcessor(
-        image_processor=images, tokenizer=fast, chat_template=CHAT_TEMPLATE
+        image_processor=images, tokenizer=fast, chat_template=chat_template
     ).save_pretrained(folder)
 
 
