@@ -195,18 +195,28 @@ class Prior(nn.Module):
             attention.k_proj.weight[rows] *= 0.1
             attention.k_proj.bias[rows] = torch.cat([torch.full((size,), 2.0), torch.zeros(size)])
 
+    @staticmethod
+    def _keep_zero(weight, num_rows):
+        """Make the first rows of a weight zero, now and in training: without a gradient they get no step."""
+        weight[:num_rows] = 0
+        mask = torch.ones(len(weight), 1)
+        mask[:num_rows] = 0
+        weight.register_hook(lambda gradient: gradient * mask.to(gradient.device))
+
     @torch.no_grad()
     def look_up(self, number):
         """Let two heads of a layer start as "what the source shows where the next cell is to be".
 
         Training does not find it: from the source's cell to the picture's are many steps, and its angles are learnt one
-        by one. Sharp in both directions or along a whole row, by LOOK_UP; exact for one source of 16 x 16 cells.
+        by one. Sharp in both directions or along a whole row, by LOOK_UP; exact for one source of 16 x 16 cells. What
+        they look for stays a matter of position: Muon's steps are as long for noise as for what is to be learnt.
         """
         attention, layer = self.layers[number].self_attn, self.layers[number]
         f, size = self.frequencies, HEAD_DIM // 2
         axis = torch.arange(size) % 3
         away = len(grid_ids(16, 16)) + PROMPT_BYTES + 16 + 2
-        attention.k_proj.weight[:HEAD_DIM] *= 0.02
+        self._keep_zero(attention.k_proj.weight, HEAD_DIM)
+        self._keep_zero(attention.q_proj.weight, len(LOOK_UP[number]) * HEAD_DIM)
         attention.k_proj.bias[:HEAD_DIM] = torch.cat([torch.full((size,), 9.0), torch.zeros(size)])
         for head, (row, row_gain, column, column_gain) in enumerate(LOOK_UP[number]):
             rows = slice(head * HEAD_DIM, (head + 1) * HEAD_DIM)
@@ -214,7 +224,6 @@ class Prior(nn.Module):
             # what is far tells the source from all else, what is near tells its cells apart
             amount = torch.where(f > 0.1, torch.tensor([0.0, row_gain, column_gain])[axis], 2.5)
             amount = torch.where((axis == 2) & (column_gain == 0), 0.0, amount)
-            attention.q_proj.weight[rows] *= 0.1
             attention.q_proj.bias[rows] = torch.cat([amount * torch.cos(f * steps), amount * torch.sin(f * steps)])
         nn.init.constant_(layer.post_self_attn_layernorm.weight, 0.2)
         nn.init.constant_(layer.post_mlp_layernorm.weight, 0.1)

@@ -123,6 +123,16 @@ def test_both_stages_get_about_half_of_the_time():
     assert scheduler.plan().num_prior_tokens == 64
 
 
+@pytest.mark.parametrize(("round_s", "rounds"), [(0.5, 1), (0.002, 5), (1e-6, 64)])
+def test_short_rounds_are_written_several_in_a_step(round_s, rounds):
+    """Or what comes with each step, events and messages, would cost as much as they do."""
+    scheduler = Scheduler(Limits())
+    scheduler.add(job("a"))
+    assert scheduler.plan().num_prior_tokens == 1
+    scheduler.measured("prior", round_s)
+    assert scheduler.plan().num_prior_tokens == rounds
+
+
 def test_staged_writes_then_paints_then_writes_again():
     scheduler = Scheduler(Limits(num_slots=2, resident=False, decode_patches=0))
     for name in "abcd":

@@ -26,10 +26,13 @@ Key = tuple[str, int]
 
 # Rounds of the token loop between two denoise steps: few enough for a picture to keep moving.
 MAX_PRIOR_TOKENS = 64
+# How long a step lasts that only writes tokens, where a round takes less: what comes with each step
+# costs as much as a round of a small model.
+PRIOR_STEP_S = 0.01
 # Weight of the newest measurement in the running cost of a step.
 COST_MEMORY = 0.25
 # What chat template, grid sizes and markers may add to the bytes of a prompt.
-TEMPLATE_TOKENS = 64
+TEMPLATE_TOKENS = 128
 PREVIEW_TOKENS = 256
 
 
@@ -170,9 +173,10 @@ class Scheduler:
     def _num_prior_tokens(self) -> int:
         if not self.writing:
             return 0
-        if not self.painting or "prior" not in self._cost_s or "decode" not in self._cost_s:
+        if "prior" not in self._cost_s or (self.painting and "decode" not in self._cost_s):
             return 1
-        rounds = round(self._cost_s["decode"] / max(self._cost_s["prior"], 1e-9))
+        step_s = self._cost_s["decode"] if self.painting else PRIOR_STEP_S
+        rounds = round(step_s / max(self._cost_s["prior"], 1e-9))
         return max(1, min(rounds, MAX_PRIOR_TOKENS))
 
 

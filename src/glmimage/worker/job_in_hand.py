@@ -16,7 +16,7 @@ from ..files import FilesError, StorageFull, StorageUnavailable
 from ..jobs import Claim, FileRecord, LeaseLost, Prior, StoreUnavailable, Usage
 from ..jobs.records import REUSE_FIELD
 from ..telemetry.logs import about_request
-from ..types import Failed, PictureReady
+from ..types import Failed, GenerationRequest, PictureReady
 from .outcome import (
     Encoded,
     Preview,
@@ -44,6 +44,7 @@ STORE_FOR_S = 600.0
 log = logging.getLogger(__name__)
 # checking and encoding take tens of milliseconds, in which the engine goes on
 _finishers = ThreadPoolExecutor(1, "finisher")
+_counters = ThreadPoolExecutor(1, "counter")
 
 
 class _ToldToLeave(Exception):
@@ -73,6 +74,7 @@ class JobInHand:
         self.leaving = False
         self._started = time.monotonic()
         self._pictures: dict[int, Encoded] = {}
+        self._request: GenerationRequest
         self._tokens: asyncio.Future[dict[str, int]] | None = None
         self._reader: Reads | None = None
 
@@ -126,9 +128,7 @@ class JobInHand:
             else:
                 priors = ()
         self.link.inbox.put(Begin(claim, request, tuple(priors)))
-        if (encoder := self.link.prompt_encoder) is not None:
-            loop = asyncio.get_running_loop()
-            self._tokens = loop.run_in_executor(_finishers, count_tokens, encoder, request)
+        self._request = request
         return True
 
     async def _handle(self, item: object) -> bool:
@@ -145,9 +145,13 @@ class JobInHand:
         if isinstance(item, PictureReady):
             asked = self.claim.job.input or {}
             loop = asyncio.get_running_loop()
-            self._pictures[item.image_index] = await loop.run_in_executor(
+            finishing = loop.run_in_executor(
                 _finishers, finish_picture, item, asked, self.link.checker, self._reader
             )
+            # beside the encoding, which lets go of the interpreter: before, the engine would wait
+            if self._tokens is None and (encoder := self.link.prompt_encoder) is not None:
+                self._tokens = loop.run_in_executor(_counters, count_tokens, encoder, self._request)
+            self._pictures[item.image_index] = await finishing
             if len(self._pictures) < self.claim.job.num_images:
                 return False
             await self._finish()
