@@ -188,7 +188,7 @@ def _reshape(rng: random.Random, content: Content, words: list[str]) -> tuple[Co
     if content.shape and rng.random() < 0.5:
         phrases = "remove the {s};take the {s} away;no {s};without the {s};delete the {s}"
         return replace(content, shape=""), _phrase(rng, phrases, s=content.shape)
-    shape = rng.choice([*SHAPE_KINDS, "frame", "frame"])
+    shape = "frame" if rng.random() < 0.5 else rng.choice(SHAPE_KINDS)
     colors = [c for c in PALETTE if contrast(PALETTE[c], PALETTE[content.color]) > 25]
     color = rng.choice(colors)
     changed = replace(content, shape=shape, shape_color=color, shape_place=0.5, shape_size=0.75, panel_color="")
@@ -270,8 +270,8 @@ CHANGES: dict[Callable, float] = {
     _reink: 3,
     _replace_text: 6.5,
     _move: 2,
-    _resize: 2,
-    _reshape: 3,
+    _resize: 3.5,
+    _reshape: 5,
     _restyle: 1.5,
     _treat: 3.5,
 }

@@ -282,6 +282,8 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     weights[~in_plan & (is_area | np.roll(is_area, 1)) & (column > 0)] = 1.0  # inside of a box, and where it ends
     weights[~sequence.is_target] = 0
     weights[_after_a_gap(sequence)] = 0
+    inside = ~in_plan & sequence.is_target & (sequence.positions[1] - sequence.positions[0] == 1) & (column == 1)
+    weights[inside] = np.maximum(weights[inside], FIRST_CELL / 3)  # there a frame has ended or the ground goes on
     for first in (start, start + num_planned):  # of each grid: they alone decide colour and ink
         if first < len(ids):
             weights[first] = FIRST_CELL

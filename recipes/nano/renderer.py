@@ -350,8 +350,10 @@ def prior_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
         if shape.kind != "frame":
             _point_to(shape, tokens, colors, written)
     if design.lines:
-        plain = np.flatnonzero((colors >= 0).any(1))
-        for column in np.flatnonzero(colors[plain[0]] >= 0) if len(plain) else ():
+        # a frame is of another colour, on which this ink need not be one that can be seen
+        is_ground = (colors >= 0) & ~_in_frame(design)
+        plain = np.flatnonzero(is_ground.any(1))
+        for column in np.flatnonzero(is_ground[plain[0]]) if len(plain) else ():
             written[plain[0], column] = message(int(colors[plain[0], column]), INK + COLORS.index(design.ink))
     for shape in design.shapes:
         if shape.kind in FORMS:
@@ -372,6 +374,17 @@ def _step(design: Design, tokens: np.ndarray) -> np.ndarray:
     bare = draw_background(replace(design, shapes=()), 8)
     is_bare = (bare == draw_background(design, 8)).reshape(design.num_rows, 8, design.num_columns, -1).all((1, 3))
     return np.where(is_bare & (tokens >= NUM_TEXT_TOKENS), np.array(steps)[:, None], tokens)
+
+
+def _in_frame(design: Design) -> np.ndarray:
+    """Say which cells are a frame's, bool (rows, columns)."""
+    cells = np.zeros((design.num_rows, design.num_columns), bool)
+    for shape in design.shapes:
+        if shape.kind == "frame":
+            row, column, num_rows, num_columns = shape.cells
+            cells[row : row + num_rows, column : column + num_columns] = True
+            cells[row + 1 : row + num_rows - 1, column + 1 : column + num_columns - 1] = False
+    return cells
 
 
 def _point_to(shape: Shape, tokens: np.ndarray, colors: np.ndarray, written: np.ndarray) -> None:

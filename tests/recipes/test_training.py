@@ -390,3 +390,17 @@ def test_the_prior_begins_by_looking_up_the_cell_of_the_source(codebook):
                         assert source[row + below, column + right] > 0.8
                     else:
                         assert source[row + below].sum() > 0.7
+
+
+def test_the_ink_is_told_on_the_ground_and_not_on_a_frame(fonts, codebook):
+    """Of black type in a black frame: an ink that cannot be seen where it is said is ruled out."""
+    from designs import Content, typeset
+    from pack import invisible_inks
+    from renderer import prior_tokens
+    from type_tokens import COLORS, INK, message
+
+    framed = Content("TAXI", color="yellow", ink="black", shape="frame", shape_color="black")
+    picture = prior_tokens(typeset(framed, 16, 16), codebook)
+    black, yellow = COLORS.index("black"), COLORS.index("yellow")
+    assert (picture[1, 1:15] == message(yellow, INK + black)).all()
+    assert not set(picture.ravel().tolist()) & set(invisible_inks())
