@@ -14,7 +14,7 @@ from designs import load_codebook, load_words
 from diffusers import AutoencoderKL
 from layout import FIRST_BYTE, VISION_VOCAB_SIZE
 from pack import DESTINATION, is_numbered_by_these_names
-from prior import Prior
+from prior import LOOK_UP, Prior
 from safetensors.torch import load_file
 from tokenizer import CellEncoder
 from training import CODEBOOK, RUNS
@@ -32,6 +32,9 @@ from type_tokens import (
     NUM_MESSAGES,
     NUM_TEXT_TOKENS,
 )
+
+GATE = "post_self_attn_layernorm.weight"
+IDLE = 0.1  # where the mean of this norm's weights is below, a layer of the seventh version did nothing
 
 
 @torch.no_grad()
@@ -68,9 +71,27 @@ def prior_of(folder: Path, centres) -> Prior:
     prior.text.copy_(embeddings[FIRST_BYTE:])
     prior.norm.weight.copy_(state[prefix + "norm.weight"])
     layers = [k.removeprefix(prefix + "layers.").split(".", 1) for k in state if k.startswith(prefix + "layers.")]
+    gates = {int(n): state[f"{prefix}layers.{n}.{GATE}"].float().abs().mean() for n, name in layers if name == GATE}
+    places = places_of({n: float(gate) for n, gate in gates.items()}, len(prior.layers))
     for number, name in layers:
-        prior.layers[int(number)].get_parameter(name).copy_(state[f"{prefix}layers.{number}.{name}"])
+        if int(number) in places:
+            parameter = prior.layers[places[int(number)]].get_parameter(name)
+            parameter.copy_(state[f"{prefix}layers.{number}.{name}"])
     return prior
+
+
+def places_of(gates: dict[int, float], number: int) -> dict[int, int]:
+    """Return where a checkpoint's layers go among `number`: all to their own place where there are as many.
+
+    gates: how much each adds. Else those that add next to nothing make room for layers that look up the source.
+    """
+    if len(gates) == number:
+        return {layer: layer for layer in gates}
+    busy = [layer for layer, gate in sorted(gates.items()) if gate > IDLE]
+    free = [place for place in range(number) if place not in LOOK_UP]
+    if len(busy) != len(free):
+        raise SystemExit(f"{len(busy)} of the checkpoint's layers do something; {len(free)} were expected")
+    return dict(zip(busy, free, strict=True))
 
 
 @torch.no_grad()

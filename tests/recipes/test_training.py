@@ -96,6 +96,19 @@ def test_each_picture_gets_the_texts_of_its_own_prompt(codebook):
         torch.testing.assert_close(embeds[i], alone[0], atol=1e-5, rtol=1e-4)
 
 
+def test_idle_layers_make_room_for_those_that_look_up_the_source():
+    from prior import LOOK_UP
+    from warm_start import places_of
+
+    gates = dict(enumerate([0.49, 0.02, 0.39, 0.02, 0.37, 0.43, 0.03, 0.56, 0.07, 0.86]))
+    places = places_of(gates, 8)
+    assert list(places) == [0, 2, 4, 5, 7, 9]
+    assert sorted([*places.values(), *LOOK_UP]) == list(range(8))
+    assert places_of(gates, 10) == {layer: layer for layer in range(10)}
+    with pytest.raises(SystemExit, match="10 of the checkpoint's layers"):
+        places_of(dict.fromkeys(range(10), 0.5), 8)
+
+
 def test_the_next_row_of_a_gradient_weighs_more_than_what_copies_it(fonts, codebook):
     from designs import Content, plan_tokens, typeset
     from layout import text_to_image_sequence
