@@ -44,7 +44,6 @@ STORE_FOR_S = 600.0
 log = logging.getLogger(__name__)
 # checking and encoding take tens of milliseconds, in which the engine goes on
 _finishers = ThreadPoolExecutor(1, "finisher")
-_counters = ThreadPoolExecutor(1, "counter")
 
 
 class _ToldToLeave(Exception):
@@ -137,21 +136,21 @@ class JobInHand:
             self._stage_done(item)
             return False
         if isinstance(item, tuple):
-            await self._save(item, "decode" not in self.link.profile.stages)
-            return "decode" not in self.link.profile.stages
+            paints = "decode" in self.link.profile.stages
+            if paints:
+                self._count_tokens()
+            await self._save(item, not paints)
+            return not paints
         if isinstance(item, Preview):
             await self._show(item)
             return False
         if isinstance(item, PictureReady):
             asked = self.claim.job.input or {}
             loop = asyncio.get_running_loop()
-            finishing = loop.run_in_executor(
+            self._count_tokens()  # a prior that came with the job, or from the cache
+            self._pictures[item.image_index] = await loop.run_in_executor(
                 _finishers, finish_picture, item, asked, self.link.checker, self._reader
             )
-            # beside the encoding, which lets go of the interpreter: before, the engine would wait
-            if self._tokens is None and (encoder := self.link.prompt_encoder) is not None:
-                self._tokens = loop.run_in_executor(_counters, count_tokens, encoder, self._request)
-            self._pictures[item.image_index] = await finishing
             if len(self._pictures) < self.claim.job.num_images:
                 return False
             await self._finish()
@@ -164,6 +163,12 @@ class JobInHand:
         elif item == "hand back":
             await self._leave(lambda: self.link.store.hand_back(self.claim))
         return True
+
+    def _count_tokens(self) -> None:
+        """Begin to count, once: while tokens are written it would hold up the engine."""
+        if self._tokens is None and (encoder := self.link.prompt_encoder) is not None:
+            loop = asyncio.get_running_loop()
+            self._tokens = loop.run_in_executor(_finishers, count_tokens, encoder, self._request)
 
     async def _show(self, preview: Preview) -> None:
         """Store a preview; without it the job goes on as well."""

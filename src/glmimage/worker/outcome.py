@@ -129,11 +129,13 @@ def finish_picture(
     """Check and encode one picture side by side, and read it; a flagged one is black from here."""
     image, flagged, score = event.image, False, 0.0
     picture_format, quality = _encoding(asked)
-    encoding = _encoders.submit(encode_picture, image, picture_format, quality)
     if asked.get("enable_safety_checker", True):
+        encoding = _encoders.submit(encode_picture, image, picture_format, quality)
         verdict = checker.check(image)
         flagged, score = verdict.flagged, verdict.score
-    content = encoding.result()
+        content = encoding.result()
+    else:
+        content = encode_picture(image, picture_format, quality)
     if flagged:
         image = black_like(image)
         content = encode_picture(image, picture_format, quality)
