@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -30,9 +29,6 @@ GRACE_SHARE = 0.6
 """Of the time a stop may take, for finishing what is being painted."""
 STALLED_S = 3600.0
 """A step of the engine that takes longer will never end."""
-SWITCH_INTERVAL_S = 0.0002
-"""The painting thread lets go of the interpreter in every operation of torch. Python gives it back
-after 5 ms if the store's thread has work for so long, and no core paints meanwhile."""
 log = logging.getLogger(__name__)
 
 
@@ -47,7 +43,6 @@ def run_worker(
     Raise GlmImageError when the model or the store cannot be opened.
     """
     check_lora_dir(settings.lora_dir)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     inbox = inbox or SimpleQueue()
     profile = Profile(tuple(stages), settings.model)
     link = StoreLink(settings, profile, inbox, checker)
