@@ -71,13 +71,13 @@ LOOK_UP = {1: ((0, 7.0, 1, 10.0), (1, 6.0, 0, 0.0)), 3: ((0, 7.0, 1, 10.0), (2, 
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 # kind: sequence length, batch size, share of the steps
 KINDS = {
-    "plan": (512, 14, 0.09),  # the rows of the plan that are written on, and its last ones
-    "rows": (928, 8, 0.09),  # those, and rows of the picture
+    "plan": (512, 14, 0.11),  # the rows of the plan that are written on, and its last ones
+    "rows": (928, 8, 0.11),  # those, and rows of the picture
     "square": (784, 9, 0.11),  # all of both grids at 512 x 512
-    "whole": (1600, 4, 0.11),  # all of both grids, sides up to 1024 px
-    "edit": (620, 10, 0.45),  # a source and the picture asked for, 512 x 512
-    "mix": (928, 7, 0.07),  # two sources, or one that is larger
-    "large": (2700, 3, 0.08),  # both grids of the largest pictures, and edits of any size
+    "whole": (1600, 4, 0.16),  # all of both grids, sides up to 1024 px
+    "edit": (620, 10, 0.36),  # a source and the picture asked for, 512 x 512
+    "mix": (928, 7, 0.06),  # two sources, or one that is larger
+    "large": (2700, 3, 0.09),  # both grids of the largest pictures, and edits of any size
 }
 
 
@@ -207,9 +207,9 @@ class Prior(nn.Module):
     def look_up(self, number):
         """Let two heads of a layer start as "what the source shows where the next cell is to be".
 
-        Training does not find it: from the source's cell to the picture's are many steps, and its angles are learnt one
-        by one. Sharp in both directions or along a whole row, by LOOK_UP; exact for one source of 16 x 16 cells. What
-        they look for stays a matter of position: Muon's steps are as long for noise as for what is to be learnt.
+        Training had not found it: from the source's cell to the picture's are 121 steps on each axis. Sharp in both
+        directions or along a whole row, by LOOK_UP; exact for one source of 16 x 16 cells. What they look for stays a
+        matter of position: Muon's steps are as long for noise as for what is to be learnt.
         """
         attention, layer = self.layers[number].self_attn, self.layers[number]
         f, size = self.frequencies, HEAD_DIM // 2

@@ -125,7 +125,7 @@ def test_both_stages_get_about_half_of_the_time():
 
 @pytest.mark.parametrize(("round_s", "rounds"), [(0.5, 1), (0.002, 5), (1e-6, 64)])
 def test_short_rounds_are_written_several_in_a_step(round_s, rounds):
-    """Or what comes with each step, events and messages, would cost as much as they do."""
+    """Each step brings events and messages, which hundreds of them make slow."""
     scheduler = Scheduler(Limits())
     scheduler.add(job("a"))
     assert scheduler.plan().num_prior_tokens == 1

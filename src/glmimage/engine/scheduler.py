@@ -26,8 +26,8 @@ Key = tuple[str, int]
 
 # Rounds of the token loop between two denoise steps: few enough for a picture to keep moving.
 MAX_PRIOR_TOKENS = 64
-# How long a step lasts that only writes tokens, where a round takes less: what comes with each step
-# costs as much as a round of a small model.
+# How long a step lasts that only writes tokens, where a round takes less: a small model writes its
+# tokens in hundreds of rounds, and each step brings events and messages.
 PRIOR_STEP_S = 0.01
 # Weight of the newest measurement in the running cost of a step.
 COST_MEMORY = 0.25
