@@ -36,16 +36,6 @@ PRIOR_CONFIG = {
 # An instruction is as long as the next one, so that from any cell it is as far as from any other to the source's cell
 # at the same place: the prior can look it up by its position. Most are shorter than this.
 PROMPT_BYTES = 96
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|image_start|><|image|><|image_end|>"
-    "{% elif part['type'] == 'text' %}{{ part['text'] }}"
-    "{% if message['content'] | selectattr('type', 'equalto', 'image') | list %}"
-    f"{{{{ ' ' * (-(part['text'].encode() | length) % {PROMPT_BYTES}) }}}}"
-    "{% endif %}{% endif %}{% endfor %}{% endif %}{% endfor %}"
-)
 
 
 @dataclass(frozen=True)
@@ -89,7 +79,7 @@ def text_to_image_sequence(
 
 
 def padded(prompt: str) -> str:
-    """Return an instruction with spaces behind it, as CHAT_TEMPLATE writes it: a multiple of PROMPT_BYTES bytes."""
+    """Return an instruction with spaces behind it, a multiple of PROMPT_BYTES bytes, as pack.CHAT_TEMPLATE does."""
     return prompt + " " * (-len(prompt.encode()) % PROMPT_BYTES)
 
 

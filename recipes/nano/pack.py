@@ -9,7 +9,6 @@ from decoder import CONFIG, GLYPH_CONFIG, Decoder
 from designs import LEAST_CONTRAST
 from diffusers import AutoencoderKL
 from layout import (
-    CHAT_TEMPLATE,
     CODEBOOK_SIZE,
     FIRST_BYTE,
     GRID_END,
@@ -19,6 +18,7 @@ from layout import (
     IMAGE_START,
     PAD,
     PRIOR_CONFIG,
+    PROMPT_BYTES,
     VISION_VOCAB_SIZE,
 )
 from prior import Prior
@@ -30,6 +30,7 @@ from training import CODEBOOK, RUNS
 from transformers import ByT5Tokenizer, GenerationConfig, GlmImageConfig, GlmImageForConditionalGeneration
 from type_tokens import COLORS, PALETTE, message
 
+from glmimage.loading.tiny import CHAT_TEMPLATE as PLAIN_TEMPLATE
 from glmimage.loading.tiny import write_processor, write_scheduler
 
 DESTINATION = Path(__file__).parents[2] / "src/glmimage/checkpoints/nano"
@@ -41,6 +42,14 @@ SPECIAL_TOKENS = {
     "<grid>": GRID_START,
     "</grid>": GRID_END,
 }
+
+TEXT = "{{ part['text'] }}"
+# behind references an instruction is filled with spaces, as layout.padded does it
+CHAT_TEMPLATE = PLAIN_TEMPLATE.replace(
+    TEXT,
+    f"{TEXT}{{% if message['content'] | selectattr('type', 'equalto', 'image') | list %}}"
+    f"{{{{ ' ' * (-(part['text'].encode() | length) % {PROMPT_BYTES}) }}}}{{% endif %}}",
+)
 
 
 def invisible_inks() -> list[int]:

@@ -71,8 +71,8 @@ def prior_of(folder: Path, centres) -> Prior:
     prior.text.copy_(embeddings[FIRST_BYTE:])
     prior.norm.weight.copy_(state[prefix + "norm.weight"])
     layers = [k.removeprefix(prefix + "layers.").split(".", 1) for k in state if k.startswith(prefix + "layers.")]
-    gates = {int(n): state[f"{prefix}layers.{n}.{GATE}"].float().abs().mean() for n, name in layers if name == GATE}
-    places = places_of({n: float(gate) for n, gate in gates.items()}, len(prior.layers))
+    gates = {int(n): float(state[f"{prefix}layers.{n}.{GATE}"].abs().mean()) for n, name in layers if name == GATE}
+    places = places_of(gates, len(prior.layers))
     for number, name in layers:
         if int(number) in places:
             parameter = prior.layers[places[int(number)]].get_parameter(name)

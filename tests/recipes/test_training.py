@@ -355,8 +355,8 @@ def test_a_table_taken_apart_is_the_table_again(codebook):
 )
 @pytest.mark.parametrize("num_sources", [1, 2])
 def test_instructions_are_laid_out_as_the_checkpoint_does_it(tmp_path, prompt, num_sources):
-    from layout import CHAT_TEMPLATE, FIRST_BYTE, IMAGE_PLACEHOLDER, image_to_image_sequence
-    from pack import SPECIAL_TOKENS
+    from layout import FIRST_BYTE, IMAGE_PLACEHOLDER, image_to_image_sequence
+    from pack import CHAT_TEMPLATE, SPECIAL_TOKENS
     from PIL import Image
     from transformers import GlmImageProcessor
 
@@ -403,6 +403,22 @@ def test_the_prior_begins_by_looking_up_the_cell_of_the_source(codebook):
                         assert source[row + below, column + right] > 0.8
                     else:
                         assert source[row + below].sum() > 0.7
+
+
+def test_training_leaves_where_the_source_is_looked_up_a_matter_of_position(codebook):
+    from prior import HEAD_DIM, LOOK_UP, Prior
+    from training import Muon
+
+    prior = Prior(codebook.centres)
+    for number in LOOK_UP:
+        attention = prior.layers[number].self_attn
+        for projection, num_heads in ((attention.q_proj, 2), (attention.k_proj, 1)):
+            before = projection.weight.detach().clone()
+            (projection.weight * torch.randn_like(projection.weight)).sum().backward()
+            Muon([projection.weight], lr=0.1).step()
+            fixed = num_heads * HEAD_DIM
+            assert not projection.weight[:fixed].any()
+            assert (projection.weight[fixed:] != before[fixed:]).float().mean() > 0.9
 
 
 def test_the_ink_is_told_on_the_ground_and_not_on_a_frame(fonts, codebook):

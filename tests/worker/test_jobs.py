@@ -139,6 +139,7 @@ def test_the_prior_of_an_equal_request_is_used_again(service, engine_pictures):
     assert not any(m.startswith("prior ") for m in service.messages(second.id))
     contents = [service.file(j.result["images"][0]["file_id"]) for j in (first, second)]
     assert contents[0] == contents[1]
+    assert first.result["tokens"] == second.result["tokens"]
     anew = service.wait(service.submit(seed=9, prior_key="k", input={"reuse": False}))
     assert "The prior of an equal request is used again." not in service.messages(anew.id)
 

@@ -128,6 +128,8 @@ class JobInHand:
                 priors = ()
         self.link.inbox.put(Begin(claim, request, tuple(priors)))
         self._request = request
+        if priors:  # nothing is to be written
+            self._count_tokens()
         return True
 
     async def _handle(self, item: object) -> bool:
@@ -147,7 +149,6 @@ class JobInHand:
         if isinstance(item, PictureReady):
             asked = self.claim.job.input or {}
             loop = asyncio.get_running_loop()
-            self._count_tokens()  # a prior that came with the job, or from the cache
             self._pictures[item.image_index] = await loop.run_in_executor(
                 _finishers, finish_picture, item, asked, self.link.checker, self._reader
             )
@@ -165,8 +166,8 @@ class JobInHand:
         return True
 
     def _count_tokens(self) -> None:
-        """Begin to count, once: while tokens are written it would hold up the engine."""
-        if self._tokens is None and (encoder := self.link.prompt_encoder) is not None:
+        """Begin to count; while tokens are written it would hold up the engine."""
+        if (encoder := self.link.prompt_encoder) is not None:
             loop = asyncio.get_running_loop()
             self._tokens = loop.run_in_executor(_finishers, count_tokens, encoder, self._request)
 
