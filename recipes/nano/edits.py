@@ -25,7 +25,7 @@ from prompts import (
     color_word,
     say_colors,
 )
-from renderer import LIGHT, Design, Line, contrast, contrasting_ink, luminance
+from renderer import LIGHT, Design, Line, contrast, contrasting_ink, luminance, text_cells
 from type_tokens import ALIGNMENTS, PALETTE, PLACES, STYLES
 
 Grid = tuple[int, int]
@@ -46,23 +46,37 @@ def random_edit(seed: int, words: list[str], grid: Grid | None = None) -> Edit:
     grid = grid or ((16, 16) if rng.random() < 0.6 else random_grid(rng))
     if rng.random() < 0.12:
         return _edit_picture(rng, words, grid)
-    content = random_content(seed, words)
-    while not content.headline:
-        seed += 1_000_003
-        content = random_content(seed, words)
-    few = rng.random()  # most pictures that people change say little
-    if few < 0.45:
-        content = replace(content, subtitle="", footer="", second_place="", third_place="")
-    elif few < 0.7:
-        content = replace(content, footer="", third_place="")
     if rng.random() < 0.1:
-        return _mix(rng, content, random_content(seed + 500_009, words), grid)
+        return _mix(rng, _content(rng, seed, words), random_content(seed + 500_009, words), grid)
     change = rng.choices(list(CHANGES), list(CHANGES.values()))[0]
-    target, instruction = change(rng, content, words)
+    while True:
+        content = _content(rng, seed, words)
+        target, instruction = change(rng, content, words)
+        before, after = typeset(content, *grid), typeset(target, *grid)
+        if not _look_alike(before, after):  # type may have no room to grow
+            break
+        seed += 1_000_003
     if rng.random() < 0.15:
         second, more = rng.choice([_recolor, _move, _reshape])(rng, target, words)
-        target, instruction = second, f"{instruction} and {more[0].lower()}{more[1:]}"
-    return Edit((typeset(content, *grid),), typeset(target, *grid), _polish(rng, instruction))
+        after, instruction = typeset(second, *grid), f"{instruction} and {more[0].lower()}{more[1:]}"
+    return Edit((before,), after, _polish(rng, instruction))
+
+
+def _content(rng: random.Random, seed: int, words: list[str]) -> Content:
+    """Draw a content that has a headline; most pictures that people change say little more."""
+    content = random_content(seed, words)
+    while not content.headline:
+        seed += 10_000_019
+        content = random_content(seed, words)
+    few = rng.random()
+    if few < 0.45:
+        return replace(content, subtitle="", footer="", second_place="", third_place="")
+    return replace(content, footer="", third_place="") if few < 0.7 else content
+
+
+def _look_alike(one: Design, other: Design) -> bool:
+    plain = [replace(design, lines=()) for design in (one, other)]
+    return plain[0] == plain[1] and np.array_equal(text_cells(one), text_cells(other))
 
 
 def _polish(rng: random.Random, instruction: str) -> str:
@@ -105,7 +119,8 @@ def _recolor(rng: random.Random, content: Content, words: list[str]) -> tuple[Co
     phrases = (
         "change the background to {c};make the background {c};{c} background instead;set it on {c};put it on {c};"
         "turn the background {c};recolour the background to {c};use a {c} background;a {c} version of this;"
-        "change the background colour to {c};I want the background in {c};make it {c}"
+        "change the background colour to {c};I want the background in {c};make it {c};{c} behind the text;"
+        "give it a {c} ground;the ground should be {c};on {c} instead;paint what is behind the words {c}"
     )
     if not content.bottom_color and rng.random() < 0.25:
         phrases = (
@@ -113,7 +128,11 @@ def _recolor(rng: random.Random, content: Content, words: list[str]) -> tuple[Co
             "replace the {o} background by {c};the {o} should become {c};from {o} to {c};"
             "recolour the {o} ground in {c};make what is {o} {c};swap the {o} for {c}"
         )
-    return changed, _phrase(rng, phrases, c=color_word(rng, color), o=color_word(rng, content.color))
+    instruction = _phrase(rng, phrases, c=color_word(rng, color), o=color_word(rng, content.color))
+    if ink == content.ink and rng.random() < 0.12:
+        kept = ", the text stays {i};, keep the {i} letters;, the words remain {i};, with the {i} type as it is"
+        instruction += _phrase(rng, kept, i=color_word(rng, ink))
+    return changed, instruction
 
 
 def _reink(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
@@ -123,14 +142,19 @@ def _reink(rng: random.Random, content: Content, words: list[str]) -> tuple[Cont
     phrases = (
         "make the text {c};change the text colour to {c};{c} letters instead;write it in {c};turn the letters {c};"
         "recolour the text in {c};the text should be {c};use {c} for the text;change the lettering to {c};"
-        "{c} text please;change the font color to {c}"
+        "{c} text please;change the font color to {c};print the words in {c};{c} type instead;"
+        "the characters should be {c};colour the words {c}"
     )
     if rng.random() < 0.25:
         phrases = (
             "change the {o} text to {c};turn the {o} letters {c};{c} letters, not {o} ones;letters in {c}, not in {o};"
             "the {o} type should be {c};recolour the {o} letters in {c};replace the {o} of the text by {c}"
         )
-    return replace(content, ink=ink), _phrase(rng, phrases, c=color_word(rng, ink), o=color_word(rng, content.ink))
+    instruction = _phrase(rng, phrases, c=color_word(rng, ink), o=color_word(rng, content.ink))
+    if not content.bottom_color and rng.random() < 0.2:
+        kept = ", keep the {g} background;, the background stays {g};, still on {g};, on the same {g} as before"
+        instruction += _phrase(rng, kept, g=color_word(rng, under))
+    return replace(content, ink=ink), instruction
 
 
 def _replace_text(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
@@ -270,7 +294,7 @@ CHANGES: dict[Callable, float] = {
     _reink: 3,
     _replace_text: 6.5,
     _move: 2,
-    _resize: 3.5,
+    _resize: 3,
     _reshape: 5,
     _restyle: 1.5,
     _treat: 3.5,

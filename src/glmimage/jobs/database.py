@@ -22,6 +22,8 @@ Topic = Literal["change", "work", "cancel"]
 """What one may wait for: anything at all, something to claim, a job to let go of."""
 Cursor = int | str
 """Where a reader of the change feed is: SQLite's last change, or a snapshot of PostgreSQL's."""
+WRITTEN_TOPICS = "written topics"
+"""Of the `info` of a connection to SQLite: what is to be told of once it has committed."""
 
 
 class Steps(NamedTuple):
@@ -136,6 +138,7 @@ def stamp(connection: Connection, topic: Topic = "change") -> Stamp:
     """Number and date a change to a job, and wake those who wait for one of this kind."""
     if is_sqlite(connection):
         raw: Any = connection.connection.dbapi_connection
+        connection.info.setdefault(WRITTEN_TOPICS, set()).add(topic)
         return Stamp(raw.execute(_COUNT_CHANGE).fetchone()[0], time.time())
     number, now, _ = connection.execute(_STAMP, {"topic": topic}).one()
     return Stamp(number, now)

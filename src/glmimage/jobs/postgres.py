@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, ParamSpec, TypeVar, get_args
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import asyncpg
 from sqlalchemy import URL, Connection
@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from .database import Steps, Topic, Transaction
 from .errors import StoreUnavailable
+from .moments import EVERYTHING, Moments
 from .postgres_batch import (
     DRIVER_ERRORS,
     Call,
@@ -61,8 +62,7 @@ class PostgresDatabase:
 
     def __init__(self, readers: AsyncEngine, writer: AsyncEngine, dsn: str) -> None:
         self._readers, self._writer, self._dsn = readers, writer, dsn
-        self._moments: dict[Topic, int] = dict.fromkeys(get_args(Topic), 0)
-        self._written = {topic: asyncio.Event() for topic in self._moments}
+        self._moments = Moments()
         self._lanes = tuple(_Lane() for _ in range(NUM_LANES))
         self._leader: asyncpg.Connection[Any] | None = None
         self._leads = False
@@ -124,13 +124,7 @@ class PostgresDatabase:
         return self._moments[topic]
 
     async def wait(self, topic: Topic, moment: int, timeout_s: float) -> bool:
-        if self._moments[topic] != moment:
-            return True
-        try:
-            await asyncio.wait_for(self._written[topic].wait(), timeout_s)
-        except TimeoutError:
-            return False
-        return True
+        return await self._moments.wait(topic, moment, timeout_s)
 
     async def lead(self) -> bool:
         """See Database; the lock is that of a session, which is asked whether it lives."""
@@ -237,7 +231,7 @@ class PostgresDatabase:
             try:
                 connection.add_termination_listener(lambda _: closed.set())  # noqa: B023
                 await connection.add_listener(CHANNEL, self._hear)
-                self._wake(*self._moments)  # for what was missed while nobody listened
+                self._moments.tell(EVERYTHING)  # for what was missed while nobody listened
                 while not closed.is_set():
                     with suppress(TimeoutError):
                         await asyncio.wait_for(closed.wait(), CHECK_LISTENER_S)
@@ -251,15 +245,7 @@ class PostgresDatabase:
                     connection.terminate()
 
     def _hear(self, connection: Any, process_id: int, channel: str, topic: Any) -> None:
-        self._wake("change")
-        if topic != "change":
-            self._wake(topic if topic in self._moments else "work")
-
-    def _wake(self, *topics: Topic) -> None:
-        for topic in topics:
-            self._moments[topic] += 1
-            written, self._written[topic] = self._written[topic], asyncio.Event()
-            written.set()
+        self._moments.tell(topic)
 
 
 class _Task(NamedTuple):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import math
 import random
 import sqlite3
 import threading
@@ -25,11 +24,12 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
 
 from ..errors import GlmImageError
-from .database import Steps, Topic, Transaction
+from .database import WRITTEN_TOPICS, Steps, Topic, Transaction
 from .errors import StoreUnavailable
 from .feed import log
-from .folder_watch import FolderWatch
 from .leases import finish, heartbeat, report, save_priors
+from .moments import Moments
+from .notifications import Notifications
 from .queue import claim, enqueue
 from .roster import worker_seen
 
@@ -41,12 +41,9 @@ MAX_BATCH = 128
 NUM_READERS = 2
 POLL_S = 0.002
 IDLE_POLL_S = 0.02
-"""How often a waiting store looks whether another process has written; rarer after a while."""
+"""How often a waiting store looks whether anything was written where it is not told; rarer after a
+while."""
 BUSY_FOR_S = 5.0
-TOLD_POLL_S = 0.1
-"""The same where the kernel tells: it may not, on an unusual file system."""
-SETTLE_S = 0.05
-"""For so long after a write, of which the kernel tells, its commit is looked for, less and less."""
 
 
 class _Task:
@@ -87,8 +84,10 @@ class SqliteDatabase:
         self._readers = ThreadPoolExecutor(NUM_READERS, "store-reader")
         # only asked for data_version, which takes microseconds
         self._watch = sqlite3.connect(path, isolation_level=None)
-        self._folder = FolderWatch(path.parent)
-        self._written_at = -math.inf
+        self._moments = Moments()
+        self._notifications = Notifications(
+            path.with_name(f"{path.name}-notify"), self._moments.tell
+        )
         self._leader = path.with_name(f"{path.name}-leader").open("ab")
         self._writer.start()
 
@@ -130,25 +129,24 @@ class SqliteDatabase:
         return await task.future
 
     def moment(self, topic: Topic) -> int:
-        return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
+        return self._moments[topic] if self._notifications.works else self._data_version()
 
     async def wait(self, topic: Topic, moment: int, timeout_s: float) -> bool:
+        if self._notifications.works:
+            return await self._moments.wait(topic, moment, timeout_s)
         started = now = time.monotonic()
-        if self._folder.works and self._folder.heard():
-            self._written_at = now
-        while self.moment(topic) == moment:
+        while self._data_version() == moment:
             now = time.monotonic()
             left = started + timeout_s - now
             if left <= 0:
                 return False
-            if not self._folder.works:
-                pause = POLL_S if now - started < BUSY_FOR_S else IDLE_POLL_S
-                await asyncio.sleep(min(pause, left))
-            elif (since := now - self._written_at) < SETTLE_S:
-                await asyncio.sleep(min(max(POLL_S / 2, since), left))
-            elif await self._folder.sleep(min(TOLD_POLL_S, left)):
-                self._written_at = time.monotonic()
+            pause = POLL_S if now - started < BUSY_FOR_S else IDLE_POLL_S
+            await asyncio.sleep(min(pause, left))
         return True
+
+    def _data_version(self) -> int:
+        """Return a number that differs after any connection has written."""
+        return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
 
     async def lead(self) -> bool:
         try:
@@ -167,7 +165,7 @@ class SqliteDatabase:
         await asyncio.to_thread(self._readers.shutdown)
         for connection in self._connections:
             connection.close()
-        self._folder.close()
+        self._notifications.close()
         self._watch.close()
         self._engine.dispose()
 
@@ -203,6 +201,7 @@ class SqliteDatabase:
             try:
                 connection = connection or _connect(self._engine)
                 _run_batch(connection, batch)
+                self._notifications.send(connection.info[WRITTEN_TOPICS])
             except Exception as error:  # none to be had, or one that cannot be used any more
                 for task in batch:
                     task.error = task.error or _unavailable(error)
@@ -234,6 +233,7 @@ _MAY_BE_LOST = frozenset({claim, heartbeat, log, report, save_priors, worker_see
 def _run_batch(connection: Connection, batch: list[_Task]) -> None:
     """Run transactions in one commit; a failed one leaves no trace in it."""
     raw: Any = connection.connection.dbapi_connection
+    connection.info[WRITTEN_TOPICS] = set()
     synced = any(task.synced for task in batch)
     try:
         raw.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
@@ -253,6 +253,7 @@ def _run_batch(connection: Connection, batch: list[_Task]) -> None:
             task.error = task.error or _unavailable(error)
         if raw.in_transaction:  # a full disk ends SQLite's transaction by itself
             raw.execute("ROLLBACK")
+        connection.info[WRITTEN_TOPICS] = set()
 
 
 def begin_immediate(connection: Connection) -> None:

@@ -24,7 +24,8 @@ FIRST_DELAY_S = 7.0
 """Doubled after each failure: ten retries fill two hours."""
 FIRST_LIMITS = FetchLimits(max_bytes=0, total_s=15.0, connect_s=10.0, idle_s=15.0)
 RETRY_LIMITS = FetchLimits(max_bytes=0, total_s=120.0, connect_s=10.0, idle_s=120.0)
-POLL_S = 0.25
+POLL_S = 1.0
+"""A retry may come so late; the first attempt follows the job's end."""
 AT_ONCE = 32
 STOP_S = 3.0
 
@@ -46,10 +47,12 @@ class WebhookSender:
         self._services = services
         self._task: asyncio.Task[None] | None = None
         self._under_way: dict[asyncio.Task[None], Webhook] = {}
+        self._look = asyncio.Event()
         self.outcomes = services.counters.webhooks
 
     def start(self) -> None:
         """Begin to deliver; belongs to the running event loop."""
+        self._services.live.on_end(self._job_ended)
         self._task = asyncio.create_task(self._run(), name="webhooks")
 
     async def stop(self) -> None:
@@ -79,17 +82,26 @@ class WebhookSender:
         for webhook in due:
             task = asyncio.create_task(self._deliver(webhook))
             self._under_way[task] = webhook
-            task.add_done_callback(lambda task: self._under_way.pop(task, None))
+            task.add_done_callback(self._delivered)
         return len(due)
+
+    def _delivered(self, task: asyncio.Task[None]) -> None:
+        self._under_way.pop(task, None)
+        self._look.set()  # there may have been no room for all
 
     async def settled(self) -> None:
         """Wait until no delivery is under way."""
         while self._under_way:
             await asyncio.wait(self._under_way)
 
+    def _job_ended(self, job: Job) -> None:
+        if job.webhook_url is not None:
+            self._look.set()
+
     async def _run(self) -> None:
         store = self._services.store
         while True:
+            self._look.clear()
             try:
                 if await store.lead():
                     at = await store.next_webhook_at()
@@ -100,7 +112,8 @@ class WebhookSender:
                 await store.resign()
             except Exception:
                 log.exception("Webhooks are put off")
-            await asyncio.sleep(POLL_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look.wait(), POLL_S)
 
     async def _deliver(self, webhook: Webhook) -> None:
         with while_about(webhook.job_id):
