@@ -1,5 +1,6 @@
 """The packed prior is the prior: same logits, any windows, and rows that do not feel each other."""
 
+import psutil
 import pytest
 import torch
 
@@ -56,6 +57,43 @@ def test_logits_equal_the_plain_prior(prior, counts):
     expected = [whole[s, PROMPT : PROMPT + n] for s, n in zip(slots, counts, strict=True)]
     assert found.dtype == torch.float32
     assert (found - torch.cat(expected)).abs().max() < 1e-4 < whole.std()
+
+
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
+def test_a_prompt_is_read_as_the_plain_prior_reads_it(prior, products):
+    embeds, positions = rows(prior, 2)
+    plain, cache = read_prompts(prior, embeds, positions), KVCache(prior.config, 2, PROMPT + 3)
+    cache.buffer.fill_(1e3)
+    cache.lengths[1] = 7  # of an earlier row
+    found = PackedPrior(prior, products).read_prompt(
+        embeds[1, :PROMPT], positions[1, :, :PROMPT], cache, 1
+    )
+    expected = prior.head(prior(embeds, positions))[1:, PROMPT - 1]
+    tolerance = 1e-4 if products == torch.float32 else 0.05
+    assert cache.lengths == [0, PROMPT]
+    assert (found - expected).norm() < tolerance * expected.norm()
+    kept, wanted = cache.buffer[:, 1, :PROMPT], plain.buffer[:, 1, :PROMPT]
+    assert (kept - wanted).norm() < tolerance * wanted.norm()
+    assert (cache.buffer[:, 0] == 1e3).all() and (cache.buffer[:, 1, PROMPT:] == 1e3).all()
+
+
+def test_a_prompt_that_does_not_fit_is_refused(prior):
+    embeds, positions = rows(prior, 1)
+    with pytest.raises(ValueError, match=r"0 \+ 21 positions do not fit a cache of 20"):
+        PackedPrior(prior).read_prompt(
+            embeds[0, :PROMPT], positions[0, :, :PROMPT], KVCache(prior.config, 1, PROMPT - 1), 0
+        )
+
+
+def test_a_cache_takes_no_memory_before_it_is_written(prior):
+    rss = psutil.Process().memory_info().rss
+    length = 2**27 // (
+        prior.config.num_layers * 8 * prior.config.num_kv_heads * prior.config.head_dim
+    )
+    cache = KVCache(prior.config, 1, length)
+    assert cache.num_bytes > 2**26
+    assert psutil.Process().memory_info().rss - rss < cache.num_bytes / 8
+    assert not cache.buffer[:, :, :: length // 8].any()
 
 
 @pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])

@@ -20,8 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .model.prior import KVCache, PriorLayer, PriorModel
+from .model.prior import KVCache, PriorLayer, PriorModel, attend
 
+Window = tuple[int, int, int, Tensor | None]
+"""(slot, start, count, mask) of the positions of one row that a pass reads."""
 # The number of rows the packing is made for; other numbers take the same kernel.
 _PACKED_ROWS = 16
 # Longer sums are cut up by the number of rows in bfloat16 (measured: from 512 on, AMX).
@@ -147,8 +149,29 @@ class PackedPrior:
         embeds (R, D) and position_ids (R, 3): `counts[i]` positions that continue `slots[i]`. They
         are stored behind `cache.lengths[slot]`, which is left for the caller to move.
         """
-        cos, sin = self._rotary.tables(position_ids.t()[None], embeds.dtype)
         windows = self._windows(cache, slots, counts)
+        return self._scores(self._run(embeds, position_ids.t(), cache, windows))
+
+    def read_prompt(
+        self, embeds: Tensor, position_ids: Tensor, cache: KVCache, slot: int
+    ) -> Tensor:
+        """Write a prompt into an empty slot; return the logits (1, V), float32, after its end.
+
+        embeds (S, D), position_ids (3, S). The sums are those of `logits`, but for the attention's.
+        """
+        cache.free(slot)
+        hidden = self._run(embeds, position_ids, cache, self._windows(cache, [slot], [len(embeds)]))
+        cache.lengths[slot] = len(embeds)
+        return self._scores(hidden[-1:])
+
+    def _scores(self, x: Tensor) -> Tensor:
+        return self._head(x / self._norm(x)).float()
+
+    def _run(
+        self, embeds: Tensor, position_ids: Tensor, cache: KVCache, windows: list[Window]
+    ) -> Tensor:
+        """Return the hidden states (R, D), before the last norm."""
+        cos, sin = self._rotary.tables(position_ids[None], embeds.dtype)
         x = embeds
         for index, layer in enumerate(self._layers):
             qkv = layer.qkv(x / self._norm(x)).float().view(x.shape[0], -1, self.config.head_dim)
@@ -160,16 +183,14 @@ class PackedPrior:
             gate, up = layer.gate_up(x / self._norm(x)).chunk(2, dim=-1)
             y = layer.down(F.silu(gate).mul_(up))
             x = torch.addcmul(x, y / self._norm(y), layer.norm_mlp)
-        return self._head(x / self._norm(x)).float()
+        return x
 
     def _norm(self, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         return torch.hypot(length, self._floor)
 
-    def _windows(
-        self, cache: KVCache, slots: Sequence[int], counts: Sequence[int]
-    ) -> list[tuple[int, int, int, Tensor | None]]:
-        """Return (slot, start, count, mask) of each row; the mask hides what comes later."""
+    def _windows(self, cache: KVCache, slots: Sequence[int], counts: Sequence[int]) -> list[Window]:
+        """Return the rows' windows; the mask hides what comes later, a prompt needs none."""
         windows = []
         for slot, count in zip(slots, counts, strict=True):
             start = cache.lengths[slot]
@@ -177,7 +198,8 @@ class PackedPrior:
                 raise ValueError(
                     f"{start} + {count} positions do not fit a cache of {cache.max_length}"
                 )
-            mask = None if count == 1 else self._mask(start, count, cache.max_length)
+            hides = start > 0 and count > 1
+            mask = self._mask(start, count, cache.max_length) if hides else None
             windows.append((slot, start, count, mask))
         return windows
 
@@ -196,9 +218,7 @@ class PackedPrior:
         offset = max_length - start
         return self._masks[key][..., offset : offset + start + count]
 
-    def _attend(
-        self, qkv: Tensor, store: Tensor, windows: list[tuple[int, int, int, Tensor | None]]
-    ) -> Tensor:
+    def _attend(self, qkv: Tensor, store: Tensor, windows: list[Window]) -> Tensor:
         """Store keys and values, let the queries look; return (R, heads * head_dim)."""
         num_heads, kv_heads = self.config.num_heads, self.config.num_kv_heads
         parts, first = [], 0
@@ -207,6 +227,10 @@ class PackedPrior:
             first += count
             row = store[slot, : start + count]
             row[start:] = own[:, num_heads:]
+            if not start:
+                keys, values = row.transpose(0, 1)[None].chunk(2, dim=1)
+                parts.append(attend(own[None, :, :num_heads], keys, values)[0])
+                continue
             # the heads that share keys become more queries of one head
             query = own[:, :num_heads].unflatten(1, (kv_heads, -1)).permute(1, 2, 0, 3)
             seen = row.transpose(0, 1)[None]

@@ -127,14 +127,10 @@ class TokenLoop:
             slots = [row.slot for row in rows]
             positions = inputs.decode_position_ids.to(self.device)
             self._positions[slots, :, : inputs.num_tokens] = positions
-            prior = rows[0].stage.prior
-            embeds = prior.embed(inputs.input_ids.to(self.device))[None]
-            hidden = prior(
-                embeds, inputs.position_ids.to(self.device)[None], self._cache, slots[:1]
-            )
+            logits = self._read_prompt(rows[0].stage, inputs, slots[0])
             for slot in slots[1:]:
                 self._copy_slot(slots[0], slot)
-            self._draw(rows, prior.logits(hidden[:, -1]).expand(len(rows), -1))
+            self._draw(rows, logits.expand(len(rows), -1))
         except BaseException:
             for picture in pictures:
                 self.leave(picture)
@@ -251,6 +247,16 @@ class TokenLoop:
         top_p = request.top_p or self.sampling.top_p
         stream, stage = RandomStream(picture.seed), self._stage.adapted(request.loras)
         return _Row(picture, picture.encoded, temperature, top_p, stream, stage)
+
+    def _read_prompt(self, stage: PriorStage, inputs: PriorInputs, slot: int) -> Tensor:
+        """Write a prompt into a slot of the cache; return the logits (1, V) of its first token."""
+        assert self._cache is not None
+        embeds = stage.prior.embed(inputs.input_ids.to(self.device))
+        positions = inputs.position_ids.to(self.device)
+        if stage.packed is not None and stage.packed.products != torch.float32:
+            return stage.packed.read_prompt(embeds, positions, self._cache, slot)
+        hidden = stage.prior(embeds[None], positions[None], self._cache, [slot])
+        return stage.prior.logits(hidden[:, -1])
 
     def _make_room(self, inputs: PriorInputs, count: int) -> None:
         """Let `count` rows enter, if need be in new buffers that take over the rows of the old."""

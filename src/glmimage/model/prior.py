@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,7 +58,7 @@ class KVCache:
         self.num_kv_heads = config.num_kv_heads
         # keys, then values of one position lie side by side: one write a layer and step
         shape = (config.num_layers, num_slots, max_length, 2 * config.num_kv_heads, config.head_dim)
-        self.buffer = torch.zeros(shape, device=device, dtype=dtype)
+        self.buffer = _zeros(shape, torch.device(device), dtype)
         self.lengths = [0] * num_slots
         self.one_product = self.buffer.device.type != "cpu"
 
@@ -72,6 +74,17 @@ class KVCache:
         """Return views (1, kv_heads, length, head_dim) of what a slot holds."""
         filled = self.buffer[layer, slot : slot + 1, :length].transpose(1, 2)
         return filled[:, : self.num_kv_heads], filled[:, self.num_kv_heads :]
+
+
+def _zeros(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return zeros; on a CPU their memory is taken when it is written: most rows never are."""
+    if device.type != "cpu":
+        return torch.zeros(shape, device=device, dtype=dtype)
+    return (
+        torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8))
+        .view(dtype)
+        .view(shape)
+    )
 
 
 class _Append:
@@ -137,7 +150,7 @@ class _Append:
         mask = None
         if start:
             mask = torch.ones(self.count, end, dtype=torch.bool, device=q.device).tril(start)
-        return _attention(q[row : row + 1], keys, values, mask)
+        return attend(q[row : row + 1], keys, values, mask)
 
     def finish(self) -> None:
         for slot, start in zip(self.slots, self.starts, strict=True):
@@ -149,14 +162,17 @@ class _Alone:
 
     def attend(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
         keys, values = kv.transpose(1, 2).chunk(2, dim=1)
-        return _attention(q, keys, values, None)
+        return attend(q, keys, values)
 
     def finish(self) -> None:
         pass
 
 
-def _attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Attend causally, or as `mask` (S, L) says; q (B, S, heads, d); return (B, S, heads * d)."""
+def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attend causally, or as `mask` (S, L) says; return (B, S, heads * d).
+
+    q (B, S, heads, d); keys and values (B, kv_heads, L, d).
+    """
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         keys,
