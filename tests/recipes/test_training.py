@@ -330,6 +330,22 @@ def test_kept_parts_of_a_picture_are_kept_as_they_were_read(fonts, codebook):
     assert found > 3
 
 
+def test_edits_change_what_is_seen(fonts):
+    """Type that has no room to grow would teach that it need not."""
+    from edits import random_edit
+    from renderer import draw
+
+    asked = {"bigger": 0, "frame": 0}
+    for seed in range(300):
+        edit = random_edit(seed, WORDS, (16, 16))
+        if len(edit.sources) > 1 or edit.target.backdrop is not None:
+            continue
+        assert not np.array_equal(draw(edit.sources[0]), draw(edit.target)), edit.prompt
+        for word in asked:
+            asked[word] += word in edit.prompt
+    assert min(asked.values()) >= 3
+
+
 def test_the_checkpoint_that_ships_is_a_beginning():
     """Its tokens have the numbers of the recipe."""
     from pack import DESTINATION, is_numbered_by_these_names
