@@ -60,9 +60,11 @@ async def test_a_folder_that_is_emptied_is_filled_again(pair, tmp_path):
     await heard.until("cancel")
 
 
-async def test_sending_never_fails(pair, tmp_path):
-    one, *_ = pair
+async def test_a_folder_that_is_gone_tells_nothing_any_more(pair, tmp_path):
+    one, _, heard, _ = pair
     shutil.rmtree(tmp_path / "notify")
+    await heard.until(EVERYTHING)  # those who wait look for themselves from now on
+    assert not one.works
     one.send(["change"])
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from .moments import EVERYTHING
 
-_CLOSE_WRITE, _OVERFLOW = 0x8, 0x4000  # sys/inotify.h; the flags of inotify_init1 are those of open
+# sys/inotify.h; the flags of inotify_init1 are those of open
+_CLOSE_WRITE, _OVERFLOW, _IGNORED = 0x8, 0x4000, 0x8000
 _HEAD = struct.Struct("iIII")  # watch, mask, cookie, length of the name that follows
 _EVENTS_BYTES = 16 * 1024
 
@@ -26,8 +27,8 @@ class Notifications:
     """Send and receive topics by the files of `folder`, which is made.
 
     received: called in the running event loop with each topic, `EVERYTHING` where some were lost.
-    works: False on a system without inotify, where its limits are reached, or where it does not
-    tell of this folder; then nothing is ever received.
+    works: False on a system without inotify, where its limits are reached, where it does not tell
+    of this folder, or when the folder is gone; then nothing is received any more.
     """
 
     def __init__(self, folder: Path, received: Callable[[str], None]) -> None:
@@ -62,7 +63,10 @@ class Notifications:
             self._descriptor = None
 
     def _receive(self) -> None:
-        for topic in self._read():
+        found = self._read()
+        if EVERYTHING in found and not self._folder.is_dir():
+            self.close()
+        for topic in found:
             self._received(topic)
 
     def _read(self) -> set[str]:
@@ -81,7 +85,7 @@ def _topics(events: bytes) -> Iterator[str]:
         _, mask, _, length = _HEAD.unpack_from(events, at)
         at += _HEAD.size + length
         name = events[at - length : at].rstrip(b"\0")
-        yield EVERYTHING if mask & _OVERFLOW else os.fsdecode(name)
+        yield EVERYTHING if mask & (_OVERFLOW | _IGNORED) else os.fsdecode(name)
 
 
 def _open_inotify(folder: Path) -> int | None:
