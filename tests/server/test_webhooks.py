@@ -130,6 +130,16 @@ def test_a_result_is_delivered_and_signed(hooked, receiver):
     assert hooked.app.webhooks.outcomes == {"delivered": 1}
 
 
+def test_deliveries_follow_the_end_of_a_job_and_of_each_other(serve, receiver, monkeypatch):
+    """None waits for the next look at the outbox, not even where there is room for one only."""
+    monkeypatch.setattr(webhooks, "POLL_S", 600.0)
+    monkeypatch.setattr(webhooks, "AT_ONCE", 1)
+    hooked = serve(open_policy(allowed_webhooks=["127.0.0.1"]))
+    for seed in range(3):
+        submit(hooked, receiver, seed=seed)
+    receiver.wait(3)
+
+
 def test_a_changed_body_does_not_verify(hooked, receiver):
     submit(hooked, receiver)
     ((headers, body),) = receiver.wait(1)
