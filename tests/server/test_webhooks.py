@@ -1,5 +1,6 @@
 """Webhooks reach their receiver: signed, guarded, tried again, and once more after a restart."""
 
+import asyncio
 import base64
 import hashlib
 import http.server
@@ -257,6 +258,19 @@ def test_stopping_hands_a_delivery_under_way_back(hooked, receiver, monkeypatch)
         (webhook,) = hooked.call(hooked.store.list_webhooks(request_id))
         assert (webhook.state, webhook.error) == ("pending", "The server was stopped.")
         assert webhook.next_attempt <= time.time()
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_stopping_as_it_is_woken(hooked, turns):
+    """However many turns of the event loop lie between what wakes the sender and its end."""
+
+    async def wake_and_stop():
+        hooked.app.webhooks._look.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await hooked.app.webhooks.stop()
+
+    hooked.call(wake_and_stop())
 
 
 def test_the_key_is_served_without_a_key_of_ones_own(server):

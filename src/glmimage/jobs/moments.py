@@ -34,7 +34,8 @@ class Moments:
         if self._numbers[topic] != moment:
             return True
         try:
-            await asyncio.wait_for(self._written[topic].wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._written[topic].wait()
         except TimeoutError:
             return False
         return True

@@ -234,7 +234,8 @@ class PostgresDatabase:
                 self._moments.tell(EVERYTHING)  # for what was missed while nobody listened
                 while not closed.is_set():
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(closed.wait(), CHECK_LISTENER_S)
+                        async with asyncio.timeout(CHECK_LISTENER_S):
+                            await closed.wait()
                         break
                     # a line that is dead without having been closed would never tell anything
                     await connection.execute("SELECT 1", timeout=SILENCE_S)

@@ -53,7 +53,8 @@ class Upstream:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             head += f"Proxy-Authorization: Basic {base64.b64encode(pair.encode()).decode()}\r\n"
         writer.write(f"{head}\r\n".encode())
-        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DIAL_TIMEOUT_S)
+        async with asyncio.timeout(DIAL_TIMEOUT_S):
+            answer = await reader.readuntil(b"\r\n\r\n")
         status = answer.split(b"\r\n", 1)[0].decode("latin-1").partition(" ")[2]
         if not status.startswith("2"):
             writer.close()
@@ -121,7 +122,8 @@ class ConnectProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), HEAD_TIMEOUT_S)
+            async with asyncio.timeout(HEAD_TIMEOUT_S):
+                head = await reader.readuntil(b"\r\n\r\n")
             far, first, answer = await self._connect(head)
         except Refused as refusal:
             await _refuse(writer, refusal)
@@ -187,7 +189,8 @@ async def _dial(host: str, port: int) -> Streams:
 
 async def _failing_clearly(name: str, dial: Callable[[], Awaitable[Streams]]) -> Streams:
     try:
-        return await asyncio.wait_for(dial(), DIAL_TIMEOUT_S)
+        async with asyncio.timeout(DIAL_TIMEOUT_S):
+            return await dial()
     except TimeoutError:
         raise Refused("504 Gateway Timeout", f"{name} does not answer.") from None
     except (OSError, UnicodeError, asyncio.IncompleteReadError) as error:

@@ -56,7 +56,8 @@ async def ready(services: Services, request: Request) -> Response:
 
 async def _in_time(check: Check, services: Services) -> str | None:
     try:
-        return await asyncio.wait_for(check(services), CHECK_S)
+        async with asyncio.timeout(CHECK_S):
+            return await check(services)
     except TimeoutError:
         return f"{check.__name__.strip('_').capitalize()}: no answer within {CHECK_S:g} s."
 

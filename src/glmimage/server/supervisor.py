@@ -59,7 +59,8 @@ class WorkerSupervisor:
                 pause_s = FIRST_PAUSE_S
             log.error("The worker ended with %s; starting another in %g s.", _ending(code), pause_s)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._stopping.wait()
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     async def stop(self) -> None:
@@ -70,7 +71,8 @@ class WorkerSupervisor:
             return
         _send(process, signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), self.grace_s)
+            async with asyncio.timeout(self.grace_s):
+                await process.wait()
         except TimeoutError:
             log.warning("The worker did not stop within %g s and is ended.", self.grace_s)
             self.kill()

@@ -113,7 +113,8 @@ class WebhookSender:
             except Exception:
                 log.exception("Webhooks are put off")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), POLL_S)
+                async with asyncio.timeout(POLL_S):
+                    await self._look.wait()
 
     async def _deliver(self, webhook: Webhook) -> None:
         with while_about(webhook.job_id):

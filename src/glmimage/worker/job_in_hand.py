@@ -303,7 +303,8 @@ class JobInHand:
                     raise
                 log.warning("Job %s waits for the storage: %s", self.claim.job.id, error)
             with suppress(TimeoutError):
-                item = await asyncio.wait_for(self.items.get(), RETRY_PAUSE_S)
+                async with asyncio.timeout(RETRY_PAUSE_S):
+                    item = await self.items.get()
                 if item in ("cancel", "hand back"):
                     raise _ToldToLeave(item)
 
