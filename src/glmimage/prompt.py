@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .errors import InvalidImage, InvalidPrompt
 from .quotes import get_glyph_texts as get_glyph_texts  # noqa: PLC0414 - known under this name
+from .types import NumTokens
 
 Grid = tuple[int, int]  # rows, columns of prior tokens; one token is 32 px of the picture
 
@@ -43,6 +44,12 @@ class PriorInputs:
     def num_tokens(self) -> int:
         """Count the tokens to write; the end marker after them is never needed."""
         return self.decode_position_ids.shape[1]
+
+    @property
+    def counts(self) -> NumTokens:
+        """Count what is read and written."""
+        image = sum(height * width for height, width in self.source_grids)
+        return NumTokens(self.input_ids.numel() - image, image, self.num_tokens)
 
     @property
     def num_small(self) -> int:

@@ -325,7 +325,7 @@ class TokenLoop:
             yield SmallGridReady(*key, inputs.small_grid, tuple(small))
         if count == inputs.num_tokens:
             large = inputs.large_tokens(self._tokens[row.slot, :count]).tolist()
-            row.picture.prior = PriorReady(*key, inputs.large_grid, tuple(large))
+            row.picture.prior = PriorReady(*key, inputs.large_grid, tuple(large), inputs.counts)
             yield row.picture.prior
 
 

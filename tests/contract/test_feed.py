@@ -90,6 +90,38 @@ async def test_waiting_for_changes_hears_of_other_processes(database_url, store,
         assert time.monotonic() - began < 5
 
 
+async def test_what_was_written_since_the_last_answer_is_told_at_once(
+    database_url, store, new_job, monkeypatch
+):
+    monkeypatch.setattr("glmimage.jobs.store.SAFETY_POLL_S", 60.0)
+    await store.enqueue(new_job())
+    _, cursor = await store.wait_for_changes(await store.newest_change(), 0.02)
+    async with await JobStore.open(database_url, create=False) as other:
+        job, _ = await other.enqueue(new_job())
+    async with asyncio.timeout(10):
+        ((heard,), _) = await store.wait_for_changes(cursor, 30)
+    assert heard.id == job.id
+
+
+async def test_what_was_answered_is_not_asked_again(store, new_job, monkeypatch):
+    asked = []
+    ask = store.changes_since
+
+    async def counted(cursor):
+        asked.append(cursor)
+        return await ask(cursor)
+
+    monkeypatch.setattr(store, "changes_since", counted)
+    start = await store.newest_change()
+    await store.enqueue(new_job())
+    cursor, numbers = start, []
+    while numbers.count(1) < 2 and len(numbers) < 50:  # a late word of a write has it asked again
+        asked.clear()
+        _, cursor = await store.wait_for_changes(cursor, 0.02)
+        numbers.append(len(asked))
+    assert numbers.count(1) == 2, numbers  # the change itself, and nothing when the time is up
+
+
 async def test_a_reader_of_the_feed_misses_nothing(database_url, store, new_job):
     """Writers of several connections commit in any order; the reader asks all the time."""
     seen: dict[str, str] = {}

@@ -56,6 +56,8 @@ class JobStore(Ledger):
         super().__init__(database)
         self._clock = ClockWatch()
         self._resigned_until = 0.0
+        self._read_up_to: tuple[Cursor | None, int] = None, 0
+        """How far the feed was read last, and at which moment."""
         self._looked_at, self._results_since = time.monotonic(), [0.0, 0.0]
 
     @classmethod
@@ -301,14 +303,31 @@ class JobStore(Ledger):
 
     async def wait_for_changes(self, cursor: Cursor, timeout_s: float) -> feed.Changes:
         """Like `changes_since`, but wait for the first one; without jobs when none came."""
-        changes = partial(self._db.read, feed.changes_since, cursor)
-        return await self._wait_until("change", changes, timeout_s)
+
+        async def changes() -> feed.Changes:
+            moment = self._db.moment("change")
+            found = await self.changes_since(cursor)
+            self._read_up_to = found.cursor, moment
+            return found
+
+        read, moment = self._read_up_to
+        asked_at = moment if read == cursor else None
+        return await self._wait_until("change", changes, timeout_s, asked_at)
 
     async def _wait_until(
-        self, topic: Topic, ask: Callable[[], Awaitable[T]], timeout_s: float
+        self,
+        topic: Topic,
+        ask: Callable[[], Awaitable[T]],
+        timeout_s: float,
+        asked_at: int | None = None,
     ) -> T:
-        """Ask again after every write on a topic until there is an answer, or the time is up."""
+        """Ask again after every write on a topic until there is an answer, or the time is up.
+
+        asked_at: the moment at which all there was has been answered.
+        """
         deadline = time.monotonic() + timeout_s
+        if asked_at is not None and self._db.moment(topic) == asked_at:
+            await self._db.wait(topic, asked_at, min(timeout_s, SAFETY_POLL_S))
         while True:
             moment = self._db.moment(topic)
             answer = await ask()

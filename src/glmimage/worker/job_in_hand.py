@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import GlmImageError, InvalidRequest
@@ -16,7 +17,7 @@ from ..files import FilesError, StorageFull, StorageUnavailable
 from ..jobs import Claim, FileRecord, LeaseLost, Prior, StoreUnavailable, Usage
 from ..jobs.records import REUSE_FIELD
 from ..telemetry.logs import about_request
-from ..types import Failed, GenerationRequest, PictureReady
+from ..types import Failed, GenerationRequest, NumTokens, PictureReady
 from .outcome import (
     Encoded,
     Preview,
@@ -30,8 +31,7 @@ from .outcome import (
     finish_preview,
     reads_text,
 )
-from .report import StageDone
-from .token_count import count_tokens
+from .report import StageDone, Written
 
 if TYPE_CHECKING:
     from .link import StoreLink
@@ -57,8 +57,7 @@ class _ToldToLeave(Exception):
 class JobInHand:
     """Tend a job with what arrives in `items`, in this order of life:
 
-    a tuple of Prior       written by the engine; saved before anything that follows
-    "release"              the decode stage is another worker's
+    Written                all priors; saved before anything that follows
     StageDone              measured and traced
     Preview                checked and stored for an hour; a log line tells of it
     PictureReady           checked and encoded; with the last one the job is finished
@@ -74,7 +73,8 @@ class JobInHand:
         self._started = time.monotonic()
         self._pictures: dict[int, Encoded] = {}
         self._request: GenerationRequest
-        self._tokens: asyncio.Future[dict[str, int]] | None = None
+        self._num_tokens: NumTokens | None = None
+        self._counting: asyncio.Future[NumTokens] | None = None
         self._reader: Reads | None = None
 
     async def tend(self) -> None:
@@ -137,11 +137,10 @@ class JobInHand:
         if isinstance(item, StageDone):
             self._stage_done(item)
             return False
-        if isinstance(item, tuple):
+        if isinstance(item, Written):
             paints = "decode" in self.link.profile.stages
-            if paints:
-                self._count_tokens()
-            await self._save(item, not paints)
+            self._num_tokens = item.num_tokens
+            await self._save(item.priors, not paints)
             return not paints
         if isinstance(item, Preview):
             await self._show(item)
@@ -166,10 +165,15 @@ class JobInHand:
         return True
 
     def _count_tokens(self) -> None:
-        """Begin to count; while tokens are written it would hold up the engine."""
+        """Begin to count what was read and written where the priors are given."""
         if (encoder := self.link.prompt_encoder) is not None:
+            request = self._request
+            size = request.height, request.width
             loop = asyncio.get_running_loop()
-            self._tokens = loop.run_in_executor(_finishers, count_tokens, encoder, self._request)
+            self._counting = loop.run_in_executor(
+                _finishers,
+                lambda: encoder.encode(request.prompt, *size, request.source_images).counts,
+            )
 
     async def _show(self, preview: Preview) -> None:
         """Store a preview; without it the job goes on as well."""
@@ -200,7 +204,8 @@ class JobInHand:
         job, settings = self.claim.job, self.link.settings
         painted = [self._pictures[index] for index in range(job.num_images)]
         pictures = choose_pictures(painted, job.input or {})
-        tokens = {} if self._tokens is None else {"tokens": await self._tokens}
+        if self._counting is not None:
+            self._num_tokens = await self._counting
         keep = not (job.input or {}).get("sync_mode", False)
         lifetime_s, now = settings.output_lifetime_s, time.time()
         records = [
@@ -212,7 +217,7 @@ class JobInHand:
                 for record, picture in zip(records, pictures, strict=False):
                     await self._put(record, picture.content)
                 await logged
-            result, used = self._result(pictures, records) | tokens, self._usage()
+            result, used = self._result(pictures, records), self._usage()
             with self.link.tracer.span("finish", job.trace_context):
                 await self._leave(lambda: self.link.store.finish(self.claim, result, records, used))
             log.info("Finished in %.2f s", used.duration_s)
@@ -269,6 +274,9 @@ class JobInHand:
                 picture.timings.get(f"{name}_s", 0.0) for picture in self._pictures.values()
             )
         checks = [describe_check(picture, job.num_images) for picture in pictures]
+        tokens = asdict(self._num_tokens) if self._num_tokens is not None else {}
+        if tokens:  # a prompt is counted once
+            tokens["output"] *= job.num_images
         return {
             "images": [
                 describe_picture(picture, record)
@@ -278,6 +286,7 @@ class JobInHand:
             "prompt": (job.input or {}).get("prompt", ""),
             "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
             **({"text_check": checks} if self._reader is not None else {}),
+            **({"tokens": tokens} if tokens else {}),
         }
 
     def _usage(self) -> Usage:

@@ -25,7 +25,7 @@ from ..types import (
 )
 from .link import Begin
 from .outcome import Preview, num_previews
-from .report import Report, StageDone
+from .report import Report, StageDone, Written
 
 REPORT_S = 0.5
 """The engine's figures are passed on so often, and when nothing is in hand; a step takes ms."""
@@ -217,11 +217,13 @@ class Painter:
             return  # it came with the job
         done = StageDone("prior", event.image_index, progress.began, time.time())
         self.link.send(event.request_id, done)
+        assert event.num_tokens is not None
         prior = Prior(event.image_index, event.large_grid, event.prior_token_ids)
         progress.priors[event.image_index] = prior
         if len(progress.priors) == progress.request.num_images:
             progress.saved = True
-            self.link.send(event.request_id, _in_order(progress.priors))
+            written = Written(_in_order(progress.priors), event.num_tokens)
+            self.link.send(event.request_id, written)
             if not self.paints:
                 self.drop(event.request_id)
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..engine.figures import Figures
+from ..jobs import Prior
 from ..policy.picture_check import PictureChecker
 from ..telemetry.meters import Meters, Snapshot
+from ..types import NumTokens
 
 GpuMemory = Callable[[], Mapping[str, int]]
 
@@ -23,6 +25,14 @@ class StageDone:
     image_index: int
     began: float
     ended: float
+
+
+@dataclass(frozen=True)
+class Written:
+    """Carry all priors of a job, in order. num_tokens: read and written for each picture."""
+
+    priors: tuple[Prior, ...]
+    num_tokens: NumTokens
 
 
 class Report:
