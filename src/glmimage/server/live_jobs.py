@@ -23,8 +23,8 @@ MAX_LOGS = 2_000
 NEWS_S = 60.0
 """A job that ended earlier has been told of, even if it is not remembered."""
 FEED_WAIT_S = 5.0
-FEED_PAUSE_S = 0.003
-"""Changes that come together are read together."""
+FEED_BUSY_S, FEED_PAUSE_S = 0.05, 0.003
+"""Where changes follow one another so soon, those that come within the pause are read together."""
 STORE_PAUSE_S = 0.5
 """Before the store is asked again after it has failed."""
 log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class LiveJobs:
             self.put(job)
         self._wake_all()
         self._loaded.set()
+        told = -FEED_BUSY_S
         while True:
             try:
                 changed, cursor = await self._store.wait_for_changes(cursor, FEED_WAIT_S)
@@ -79,7 +80,9 @@ class LiveJobs:
                 continue
             for job in changed:
                 self.put(job)
-            await asyncio.sleep(FEED_PAUSE_S)
+            told, before = time.monotonic(), told
+            if told - before < FEED_BUSY_S:
+                await asyncio.sleep(FEED_PAUSE_S)
 
     async def loaded(self) -> None:
         """Wait until the jobs that were there at the start are known."""

@@ -41,6 +41,8 @@ BEATS_PER_LEASE = 5
 SEEN_EVERY_S = 2.0
 LOG_EVERY_S = 0.4
 CANCEL_PAUSE_S = 0.03
+CLAIM_PAUSE_S = 0.01
+"""What has been claimed is begun before more is asked for."""
 WAIT_S = 10.0
 PAUSE_S = 1.0
 """Before the store is asked again after it has failed."""
@@ -180,7 +182,7 @@ class StoreLink:
         self._begin_duty("heartbeat", self._beat, lease_s / BEATS_PER_LEASE)
         self._begin_duty("cancel", self._watch_cancel, CANCEL_PAUSE_S)
         self._begin_duty("log", self.write_logs, LOG_EVERY_S)
-        self._begin_duty("claim", self._claim, 0.0)
+        self._begin_duty("claim", self._claim, CLAIM_PAUSE_S)
         if self.settings.health_file is not None:  # whether the store answers or not
             self._begin_duty("health", self._touch, SEEN_EVERY_S)
         # the second round comes as soon as a worker's silence tells something, see ClockWatch
