@@ -9,6 +9,7 @@ import pytest
 
 from glmimage.jobs import JobStore, feed, queue
 from glmimage.jobs.schema import jobs
+from glmimage.server import live_jobs
 from glmimage.server.live_jobs import LiveJobs
 
 pytestmark = pytest.mark.anyio
@@ -155,6 +156,20 @@ async def test_a_reader_of_the_feed_misses_nothing(database_url, store, new_job)
     assert len(seen) == 45
     stored = [await store.get(id) for id in seen]
     assert {job.id: job.state for job in stored} == seen
+
+
+async def test_changes_that_come_one_by_one_are_told_without_a_pause(store, new_job, monkeypatch):
+    monkeypatch.setattr(live_jobs, "FEED_PAUSE_S", 60.0)
+    live = LiveJobs(store)
+    following = asyncio.create_task(live.follow())
+    await live.loaded()
+    async with asyncio.timeout(30):
+        for _ in range(3):
+            await asyncio.sleep(2 * live_jobs.FEED_BUSY_S)
+            job, _ = await store.enqueue(new_job())
+            while job.id not in live._live:
+                await asyncio.sleep(0.01)
+    following.cancel()
 
 
 async def test_live_jobs_are_those_that_have_not_ended(store, new_job):
