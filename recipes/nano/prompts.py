@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Callable
 
 from designs import Content
 
@@ -23,7 +24,7 @@ TOPICS = (
     "a coffee shop;a conference;a summer sale;a school;a museum;a bakery;a music festival;a startup;a garage;a gym;"
     "a birthday party;a book fair;a hotel;a restaurant;a bike store;an airport;a library;a science fair;a charity;"
     "a farmers market;a film night;an online course;a winter event;a flower shop;the office;the team;the city;"
-    "our new product;a wedding;a sports club;a yoga studio;a tech meetup;a theatre;a kids' workshop;a pet shop"
+    "our new product;a wedding;a sports club;a yoga studio;a tech meetup;a theatre;a workshop for children;a pet shop"
 ).split(";")
 DETAILS = (
     "high quality;lots of empty space;clean layout;sharp letters;flat design;vector style;balanced composition;"
@@ -51,6 +52,28 @@ SECOND_SAYS = (
 THIRD_SAYS = (
     "and a footer;footer;and at the bottom;with the footer;small print;at the very bottom;footer:;"
     "and along the bottom edge;and a call to action;bottom line;and finally;with fine print"
+).split(";")
+# where a prompt is made of sentences: {q} is the text in its quotes, {p} its place
+FIRST_SENTENCES = (
+    "it says {q};it reads {q};it should say {q};the text reads {q};the headline is {q};the title is {q};headline: {q};"
+    "title: {q};large: {q};in big letters: {q};text: {q};the text says {q};written on it: {q};headline {q};title {q};"
+    "the words are {q};main line {q};it has the words {q}"
+).split(";")
+FIRST_SENTENCES_WITH_PLACE = (
+    "{p} it says {q};{p}: {q};{p} {q};{q} {p};the headline {q} {p};it says {q} {p};{p} the words {q};{q}, {p};"
+    "the title {q} {p};it should say {q} {p};headline {q} {p};{p} comes {q};{p} in large type {q};the name {q} {p}"
+).split(";")
+NEXT_SENTENCES = (
+    "below it {q};smaller: {q};subtitle: {q};below that, smaller, {q};underneath: {q};then {q};second line: {q};{q};"
+    "and {q};under it the words {q};in small letters below: {q};next line {q};subtitle {q};smaller, below that, {q}"
+).split(";")
+LAST_SENTENCES = (
+    "footer: {q};small print: {q};last line: {q};at the bottom {q};finally {q};footer {q};at the foot {q};and {q};{q};"
+    "then {q};last, {q};in the last line {q}"
+).split(";")
+NEXT_SENTENCES_WITH_PLACE = (
+    "{p} {q};{p}: {q};{q} {p};and {p} {q};{p} it says {q};{p}, smaller, {q};the line {q} {p};{p} the words {q};"
+    "{q}, {p};and {q} {p};small {p} {q};{p} the note {q};the subtitle {q} {p};{p} in small type {q}"
 ).split(";")
 STYLE_WORDS = {
     "sans": "bold sans-serif;sans-serif;sans;clean sans-serif letters;a bold sans-serif font;modern type;bold letters;"
@@ -188,7 +211,10 @@ def write_prompt(content: Content, seed: int) -> str:
     says_ink = "ink" in content.say and bool(content.headline) and not content.panel_color
     says_solid = "color" in content.say and not content.bottom_color
     is_pair = says_ink and says_solid and rng.random() < 0.25
-    clauses = _clauses(rng, content, says_ink and not is_pair)
+    says_type = says_ink and not is_pair and "style" in content.say and rng.random() < 0.3  # ink and style as one
+    clauses = _clauses(rng, content, says_ink and not is_pair and not says_type)
+    if says_type:
+        clauses.append(_type(rng, content))
     if is_pair:
         color, ink = color_word(rng, content.color), color_word(rng, content.ink)
         clauses.append(say_colors(rng.choice(SOLID_AND_INK_WORDS), c=color, i=ink))
@@ -202,7 +228,7 @@ def write_prompt(content: Content, seed: int) -> str:
     if not content.headline:
         words = [head, *rng.sample(clauses, len(clauses)), *rng.sample(DETAILS, rng.randrange(3))]
         return _finish(rng, rng.choice(LEADS) + ", ".join(words))
-    style = f" in {_pick(rng, STYLE_WORDS, content.style)}" if "style" in content.say else ""
+    style = f" in {_pick(rng, STYLE_WORDS, content.style)}" if "style" in content.say and not says_type else ""
     if style and rng.random() < 0.3:
         clauses.append(style[4:])
         style = ""
@@ -217,6 +243,9 @@ def write_prompt(content: Content, seed: int) -> str:
             clauses.append(where)
     clauses = rng.sample(clauses, len(clauses))
     details = rng.sample(DETAILS, rng.choice([0, 0, 0, 1, 1, 2, 4]))
+    if rng.random() < 0.35:
+        texts = _text_sentences(rng, content, quote, bool(own_place), style)
+        return _finish(rng, rng.choice(LEADS) + head + _in_sentences(rng, texts, clauses + details))
     if rng.random() < 0.12:  # the text comes first
         head = (
             f"{quote(content.headline)}{own_place}{style}, {head}"
@@ -250,6 +279,41 @@ def write_prompt(content: Content, seed: int) -> str:
     return _finish(rng, head + says + "".join(separator + c for c in tail))
 
 
+def _text_sentences(
+    rng: random.Random, content: Content, quote: Callable[[str], str], says_place: bool, style: str
+) -> list[str]:
+    """Return a phrase for each text, with its place where that is said; the headline's is followed by its style."""
+    said = (
+        (content.headline, content.place if says_place else "", FIRST_SENTENCES, FIRST_SENTENCES_WITH_PLACE),
+        (content.subtitle, "second place" in content.say and content.second_place, NEXT_SENTENCES, None),
+        (content.footer, "third place" in content.say and content.third_place, LAST_SENTENCES, None),
+    )
+    found = []
+    for text, place, phrases, with_place in said:
+        if text:
+            phrase = rng.choice((with_place or NEXT_SENTENCES_WITH_PLACE) if place else phrases)
+            found.append(phrase.format(q=quote(text), p=_pick(rng, PLACE_WORDS, place) if place else ""))
+    found[0] += style
+    return found
+
+
+def _in_sentences(rng: random.Random, texts: list[str], others: list[str]) -> str:
+    """Join what the texts are and all else, in this order or part of it in another, by full stops or commas."""
+    if rng.random() < 0.5:
+        blocks = texts
+    else:
+        last = ", " if texts[-1].startswith("and ") else rng.choice((", ", " and ", "; ", ", and "))
+        blocks = [last.join((", ".join(texts[:-1]), texts[-1])) if len(texts) > 1 else texts[0]]
+    for group in (others[::2], others[1::2]) if rng.random() < 0.5 else (others,):
+        if group:
+            block = ", ".join(group)
+            blocks = [block, *blocks] if rng.random() < 0.35 else [*blocks, block]
+    lead = rng.choice((". ", ". ", ": ", ", "))
+    start = blocks[0][0].upper() if lead == ". " else blocks[0][0]
+    rest = "".join(f". {block[0].upper()}{block[1:]}" for block in blocks[1:])
+    return f"{lead}{start}{blocks[0][1:]}{rest}"
+
+
 def _finish(rng: random.Random, prompt: str) -> str:
     prompt = prompt.replace(",,", ",").replace("  ", " ").replace(" ,", ",")
     if rng.random() < 0.8:
@@ -270,6 +334,15 @@ def _clauses(rng: random.Random, content: Content, says_ink: bool) -> list[str]:
         words = INK_WORDS if "regular" in content.style else INK_WORDS + BOLD_INK_WORDS
         clauses.append(say_colors(rng.choice(words), c=color_word(rng, content.ink)))
     return clauses
+
+
+def _type(rng: random.Random, content: Content) -> str:
+    """Say ink and style at once: white bold sans letters."""
+    words = [w for w in STYLE_WORDS[content.style].split(";") if not w.startswith(("a ", "an "))]
+    kind = rng.choice(words)
+    if not kind.endswith(("letters", "type")):
+        kind += rng.choice((" letters", " type", " lettering", " text", " words"))
+    return f"{rng.choice(('', '', 'in ', 'set in ', 'with '))}{color_word(rng, content.ink)} {kind}"
 
 
 def _background(rng: random.Random, content: Content) -> str:

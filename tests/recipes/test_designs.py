@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from glmimage.prompt import get_glyph_texts
+
 RECIPE = Path(__file__).parents[2] / "recipes" / "nano"
 WORDS = ["Harbour", "tea", "OPEN", "Wednesday", "of", "Market", "lantern", "Co"]
 
@@ -98,6 +100,21 @@ def test_the_first_cell_behind_a_gap_is_not_learnt(recipe, codebook, monkeypatch
             gaps += is_behind_a_gap
             assert (weights[i] == 0) == is_behind_a_gap, i
     assert gaps > 20
+
+
+def test_prompts_quote_the_texts_and_say_what_is_to_be_said(recipe, monkeypatch):
+    """What the decoder encodes is found in the prompt as the engine finds it."""
+    monkeypatch.syspath_prepend(str(RECIPE))
+    import prompts
+
+    for seed in range(600):
+        content = recipe.random_content(seed, WORDS)
+        prompt = prompts.write_prompt(content, seed)
+        texts = [content.headline, content.subtitle, content.footer]
+        assert get_glyph_texts(prompt) == [text for text in texts if text], prompt
+        if "second place" in content.say and content.second_place and content.subtitle:
+            words = prompts.PLACE_WORDS[content.second_place].split(";")
+            assert any(word in prompt.lower() for word in words), prompt
 
 
 def test_words_are_stacked_where_there_is_room(recipe):
