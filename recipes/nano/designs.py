@@ -7,6 +7,7 @@ carries the plan out. Small grid and prompt hold the decisions, the large grid o
 
 import itertools
 import random
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -161,6 +162,10 @@ def random_number(rng: random.Random) -> str:
             f"{rng.randrange(1, 99)} €",
             f"£{rng.randrange(1, 99)}",
             f"{rng.randrange(-9, 40)}°",
+            f"{rng.randrange(1, 12)}-{rng.randrange(1, 13)}",
+            f"{rng.randrange(100, 1000)}-{rng.randrange(10000):04d}",
+            f"-{rng.randrange(5, 90)}%",
+            f"{rng.randrange(1, 1000)} {rng.choice(['g', 'kg', 'ml', 'km', 'pm', 'cm'])}",
         ]
     )
 
@@ -174,10 +179,29 @@ def random_word(rng: random.Random, words: list[str]) -> str:
         return word.title() if case < 0.4 else word.upper() if case < 0.7 else word
     if kind < 0.82:
         return random_number(rng)
-    if kind < 0.85:
+    if kind < 0.84:
+        return _address(rng, words)
+    if kind < 0.87:
         return rng.choice(["&", "-", "+", "AI", "vs", "v2.0", "24/7", "50/50", "A", "I", "(new)", "of", "the", "and"])
     alphabet = rng.choice([CHARS[:26], CHARS[26:52], CHARS[:62], CHARS[:62]])
     return "".join(rng.choice(alphabet) for _ in range(rng.randrange(2, 9)))
+
+
+def _address(rng: random.Random, words: list[str]) -> str:
+    word = rng.choice(words).lower()
+    return rng.choice(
+        [f"{word}.{rng.choice(['com', 'org', 'net', 'io'])}", f"@{word}", f"#{word}", f"{word}-{word[:3]}"]
+    )
+
+
+# words between words, as texts have them: {w} is a word, {n} a number
+PHRASES = (
+    "the {w};{w} the {w};{w} of the {w};{w} and {w};{w} & {w};{w} or {w};{w} for {w};for {w};by {w} {w};{w} is {w};"
+    "{w} in {w};{w} in the {w};to {w};{w} to {w};at {w};{w} at {n};every {w} at {n};up to {n} {w};from {n} to {n};"
+    "{n} for {n};{n} + {n};our {w};your {w};my {w};{w} your {w};not {w};no {w};{w} it {w};{w} with {w};{w} on {w};"
+    "{w} - {w};{n} - {n};{w} a {w};a {w};I {w} {w};{w} if {w};we {w};be {w};"
+    "{n} {w};{w} {n};{n} {w} {w};{w}: {w};{w} by {w};this {w};all {w};{w} all {w};so {w};{w} as {w};{w} up;{w} off"
+).split(";")
 
 
 def random_text(rng: random.Random, words: list[str], max_chars: int, num_words: int) -> str:
@@ -188,8 +212,19 @@ def random_text(rng: random.Random, words: list[str], max_chars: int, num_words:
         if len(" ".join([*parts, word])) <= max_chars:
             parts.append(word)
     text = " ".join(parts)
+    if rng.random() < 0.2:
+        said = re.sub("{n}", lambda _: random_number(rng), rng.choice(PHRASES))
+        said = re.sub("{w}", lambda _: rng.choice(words), said)
+        text = said if len(said) <= max_chars else text
+    if len(text) < max_chars and rng.random() < 0.12:  # within the text, where it has words enough
+        gaps = [gap.start() for gap in re.finditer(r"(?<=\w) ", text)]
+        at = rng.choice(gaps) if gaps else len(text)
+        text = text[:at] + (rng.choice(",,,,:;") if gaps else "") + text[at:]
     case = rng.random()
-    text = text.upper() if case < 0.2 else text.title() if case < 0.35 else text
+    if case < 0.15:
+        text = text[0].upper() + text[1:].lower()
+    else:
+        text = text.upper() if case < 0.3 else text.title() if case < 0.45 else text
     text = text.replace("'S", "'s")
     if rng.random() < 0.06:
         text = "".join(rng.choice(ACCENTED.get(c, c)) for c in text)
@@ -210,7 +245,7 @@ def random_content(seed: int, words: list[str]) -> Content:
     place, second, third = rng.choices(PLACES, [3, 6, 1])[0], "", ""
     if "place" in say:
         place = rng.choice(PLACES)
-    if subtitle and rng.random() < 0.35:
+    if subtitle and rng.random() < 0.45:
         second = rng.choice([p for p in PLACES if p != place])
         say.add("second place")
     elif subtitle and not footer and rng.random() < 0.1:
@@ -218,6 +253,8 @@ def random_content(seed: int, words: list[str]) -> Content:
     if footer and rng.random() < 0.4:
         third = rng.choice([p for p in PLACES if p not in (place, second)])
         say.add("third place")
+    elif footer and "bottom" not in (place, second) and rng.random() < 0.6:
+        third = "bottom"  # a footer, and so called
     if rng.random() < 0.9:  # people name the texts in the order they are read in
         reading = iter(sorted((p for p in (place, second, third) if p), key=PLACES.index))
         place, second, third = next(reading), second and next(reading), third and next(reading)

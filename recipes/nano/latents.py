@@ -97,7 +97,7 @@ class Drawer:
         seed = self._seed(number)
         if self.kind == "edit":
             return random_edit(seed, self.words, (self.cells, self.cells)).prompt
-        return write_prompt(random_content(seed, self.words), seed)
+        return write_prompt(random_content(seed, self.words), seed, self.words)
 
     def recipe(self) -> str:
         """Name how pictures are drawn and described: a digest of the first ones."""

@@ -152,7 +152,7 @@ def main() -> None:
     seeds = range(81_000_000, 81_000_000 + args.num)
     contents = [random_content(seed, words) for seed in seeds]
     designs = [typeset(content, *grid) for content in contents]
-    prompts = [write_prompt(content, seed) for content, seed in zip(contents, seeds, strict=True)]
+    prompts = [write_prompt(content, seed, words) for content, seed in zip(contents, seeds, strict=True)]
     texts = [[line.text for line in d.lines] for d in designs]
     rows: dict[str, list[np.ndarray]] = {"draw": [draw(d) for d in designs]}
     if "vae" in parts or "decoder" in parts:

@@ -71,13 +71,13 @@ LOOK_UP = {1: ((0, 7.0, 1, 10.0), (1, 6.0, 0, 0.0)), 3: ((0, 7.0, 1, 10.0), (2, 
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 # kind: sequence length, batch size, share of the steps
 KINDS = {
-    "plan": (512, 14, 0.19),  # the rows of the plan that are written on, and its last ones
-    "rows": (928, 8, 0.14),  # those, and rows of the picture
+    "plan": (512, 14, 0.24),  # the rows of the plan that are written on, and its last ones
+    "rows": (928, 8, 0.18),  # those, and rows of the picture
     "square": (784, 9, 0.09),  # all of both grids at 512 x 512
-    "whole": (1600, 4, 0.22),  # all of both grids, sides up to 1024 px
-    "edit": (620, 10, 0.24),  # a source and the picture asked for, 512 x 512
-    "mix": (928, 7, 0.03),  # two sources, or one that is larger
-    "large": (2700, 3, 0.09),  # both grids of the largest pictures, and edits of any size
+    "whole": (1600, 4, 0.25),  # all of both grids, sides up to 1024 px
+    "edit": (620, 10, 0.15),  # a source and the picture asked for, 512 x 512
+    "mix": (928, 7, 0.02),  # two sources, or one that is larger
+    "large": (2700, 3, 0.07),  # both grids of the largest pictures, and edits of any size
 }
 
 
@@ -417,7 +417,7 @@ class Samples:
         else:
             grids = [plan, prior_tokens(design, self.codebook)]
             kept = [written, _rows_that_decide(rng, design)] if kind == "rows" else None
-        sequence = text_to_image_sequence(write_prompt(content, seed), grids, kept, grid)
+        sequence = text_to_image_sequence(write_prompt(content, seed, self.words), grids, kept, grid)
         return sequence, int(written.sum() if kept else len(plan)) * plan.shape[1]
 
     def _read(self, design: Design, rng: random.Random) -> np.ndarray:
@@ -533,7 +533,7 @@ def main() -> None:
     if args.source:
         prior.load_state_dict(torch.load(args.source, weights_only=True))
     prior.to(DEVICE)
-    average = Average(prior, 0.995)
+    average = Average(prior, 0.998)
     matrices, rest = split_parameters(prior, ("self_attn", "mlp"))
     optimizers = [Muon(matrices, lr=0.01, weight_decay=0.01), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.95))]
     run = Run(args.name, args.minutes, {"prior": prior, "average": average}, optimizers)

@@ -32,6 +32,16 @@ DETAILS = (
     "well aligned;generous margins;studio quality;in the style of swiss design;subtle and calm;for social media;"
     "suitable for printing;very legible;nothing else in the picture;minimal;soft light;paper texture"
 ).split(";")
+# with words that mean nothing to the picture, of which there is no end
+OTHER_TOPICS = "a {w};a {w} {w};the {w};our {w};{w} and {w};a small {w};my {w};a {w} in {w};{w};a {w} for {w}".split(
+    ";"
+)
+OTHER_DETAILS = (
+    "without {w};a drawing of a {w};{w} look;with {w} {w};hints of {w};{w} style;like a {w};very {w};{w} and {w};"
+    "a {w} in the background;no {w} or {w};some {w};drawn like a {w};space left for a {w};{w};{w} {w};a {w} mood;"
+    "in the style of a {w};a bit of {w};{w}, {w}, {w};for a {w};never {w};{w} feeling;as if for a {w};{w} texture;"
+    "made for {w};keep it {w};it should look {w};think of {w};{w} edges"
+).split(";")
 LEADS = (
     ";;;;Design ;Create ;Make ;Draw ;Please make ;Generate ;I need ;I want ;Show ;I would like ;Give me ;"
     "Can you make ;Please design ;We need ;An image of ;A picture of ;A photo of "
@@ -49,10 +59,13 @@ SECOND_SAYS = (
     "with the caption;small text;, followed by;and;then;and a subheading;with the details;plus;and also;second"
     ";with the note;and the line;with the date;and the price;and the place;and the name;, then;with the label"
 ).split(";")
-THIRD_SAYS = (
+FOOTER_SAYS = (
     "and a footer;footer;and at the bottom;with the footer;small print;at the very bottom;footer:;"
-    "and along the bottom edge;and a call to action;bottom line;and finally;with fine print"
+    "and along the bottom edge;bottom line;with fine print;and as a footer;with the footer line"
 ).split(";")
+THIRD_SAYS = (
+    "and;then;and finally;plus;and also;, then;and a call to action;, and;third line;with the last line;".split(";")
+)
 # where a prompt is made of sentences: {q} is the text in its quotes, {p} its place
 FIRST_SENTENCES = (
     "it says {q};it reads {q};it should say {q};the text reads {q};the headline is {q};the title is {q};headline: {q};"
@@ -61,19 +74,24 @@ FIRST_SENTENCES = (
 ).split(";")
 FIRST_SENTENCES_WITH_PLACE = (
     "{p} it says {q};{p}: {q};{p} {q};{q} {p};the headline {q} {p};it says {q} {p};{p} the words {q};{q}, {p};"
-    "the title {q} {p};it should say {q} {p};headline {q} {p};{p} comes {q};{p} in large type {q};the name {q} {p}"
+    "the title {q} {p};it should say {q} {p};headline {q} {p};{p} comes {q};{p} in large type {q};the name {q} {p};"
+    "headline {p}: {q};large {p}: {q};{p}, large, {q};the text {q} is {p};{q} stands {p};{q} is written {p};"
+    "the words {q} {p}"
 ).split(";")
 NEXT_SENTENCES = (
     "below it {q};smaller: {q};subtitle: {q};below that, smaller, {q};underneath: {q};then {q};second line: {q};{q};"
     "and {q};under it the words {q};in small letters below: {q};next line {q};subtitle {q};smaller, below that, {q}"
 ).split(";")
+FOOTER_SENTENCES = (
+    "footer: {q};small print: {q};at the bottom {q};footer {q};at the foot {q};the footer reads {q}".split(";")
+)
 LAST_SENTENCES = (
-    "footer: {q};small print: {q};last line: {q};at the bottom {q};finally {q};footer {q};at the foot {q};and {q};{q};"
-    "then {q};last, {q};in the last line {q}"
+    "last line: {q};finally {q};and {q};{q};then {q};last, {q};in the last line {q};third line: {q};and then {q}"
 ).split(";")
 NEXT_SENTENCES_WITH_PLACE = (
     "{p} {q};{p}: {q};{q} {p};and {p} {q};{p} it says {q};{p}, smaller, {q};the line {q} {p};{p} the words {q};"
-    "{q}, {p};and {q} {p};small {p} {q};{p} the note {q};the subtitle {q} {p};{p} in small type {q}"
+    "{q}, {p};and {q} {p};small {p} {q};{p} the note {q};the subtitle {q} {p};{p} in small type {q};with {q} {p};"
+    "subtitle {p}: {q};{p} you read {q};the date {q} {p};the label {q} {p};the number {q} {p};{q} is {p}"
 ).split(";")
 STYLE_WORDS = {
     "sans": "bold sans-serif;sans-serif;sans;clean sans-serif letters;a bold sans-serif font;modern type;bold letters;"
@@ -91,11 +109,14 @@ STYLE_WORDS = {
 }
 PLACE_WORDS = {
     "top": "at the top;on top;near the top;in the upper part;top;at the upper edge;in the top third;up high;"
-    "along the top;at the very top;in the upper half;toward the top;above;placed at the top;in the top area",
+    "along the top;at the very top;in the upper half;toward the top;above;placed at the top;in the top area;"
+    "top of the page;right at the top;in the top part;up top",
     "middle": "in the middle;in the center;in the centre;middle;halfway down;vertically centered;right in the middle;"
-    "in the exact middle;at the center of the picture;in the central part;placed in the middle;across the middle",
+    "in the exact middle;at the center of the picture;in the central part;placed in the middle;"
+    "across the middle;middle of the page;across the centre;in the middle of it;dead center",
     "bottom": "at the bottom;near the bottom;in the lower part;bottom;at the foot;in the bottom third;low down;"
-    "along the bottom;at the very bottom;in the lower half;toward the bottom;at the lower edge;placed at the bottom",
+    "along the bottom;at the very bottom;in the lower half;toward the bottom;at the lower edge;"
+    "placed at the bottom;right at the bottom;by the bottom edge;in the bottom part;down at the bottom;bottom edge",
 }
 ALIGN_WORDS = {
     "left": "aligned left;left-aligned;on the left;flush left;left aligned;to the left;on the left side;"
@@ -140,9 +161,12 @@ COLOR_WORDS = {
     "silver": "silver;light gray;light grey;pale gray",
 }
 SHAPE_WORDS = {
-    "circle": "a {c} circle;a {c} dot;a {c} sun;with a {c} circle;a round {c} shape;a {c} moon",
+    "circle": "a {c} circle;a {c} dot;a {c} sun;with a {c} circle;a round {c} shape;a {c} moon;"
+    "{c} circle;one big {c} circle;{c} moon",
     "ring": "a {c} ring;a {c} hoop;with a {c} ring;a {c} outlined circle",
-    "frame": "a {c} frame;a {c} border;with a {c} border;with a {c} frame;framed in {c};a thick {c} border",
+    "frame": "a {c} frame;a {c} border;with a {c} border;with a {c} frame;framed in {c};a thick {c} border;"
+    "a fine {c} frame;{c} border;{c} border all around;a {c} frame around everything;with a narrow {c} border;"
+    "a {c} line around the edge;an ornamental {c} border",
     "stripe": "a {c} stripe;a {c} band;with a {c} stripe;a horizontal {c} bar;a {c} line across",
     "box": "a {c} box;a {c} square;with a {c} box;a {c} block",
     "star": "a {c} star;with a {c} star;a five-pointed {c} star;one {c} star",
@@ -177,6 +201,8 @@ GRADIENT_WORDS = (
     "a smooth {c} to {d} fade;the background goes from {c} to {d};gradient: {c} to {d};a {c} and {d} gradient;"
     "gradient background from {c} to {d};shading from {c} to {d};{c} blending into {d}"
 ).split(";")
+_TABLES = (STYLE_WORDS, PLACE_WORDS, ALIGN_WORDS, SIZE_WORDS, COLOR_WORDS, SHAPE_WORDS)
+MEANINGFUL = set(re.findall("[a-z]+", " ".join(" ".join(table.values()) for table in _TABLES)))
 QUOTES = (("'", "'"),) * 4 + (('"', '"'),) * 3 + (("“", "”"),)
 
 
@@ -190,6 +216,29 @@ def say_colors(phrase: str, **colors: str) -> str:
     return re.sub(r"\ba (?=[aeio])", "an ", phrase.format(**colors))
 
 
+def _third_place(content: Content) -> str:
+    """Return the footer's place where it is said; one that is called a footer needs none."""
+    return content.third_place if "third place" in content.say else ""
+
+
+def _other_word(rng: random.Random, words: list[str]) -> str:
+    """Choose a word that says nothing about the picture."""
+    while (word := rng.choice(words).lower()) in MEANINGFUL:
+        pass
+    return word
+
+
+def _with_other_words(rng: random.Random, phrase: str, words: list[str]) -> str:
+    return say_colors(re.sub("{w}", lambda _: _other_word(rng, words), phrase))
+
+
+def _details(rng: random.Random, words: list[str], number: int) -> list[str]:
+    return [
+        _with_other_words(rng, rng.choice(OTHER_DETAILS), words) if rng.random() < 0.35 else detail
+        for detail in rng.sample(DETAILS, number)
+    ]
+
+
 def _with_article(phrase: str) -> str:
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
@@ -198,14 +247,19 @@ def _pick(rng: random.Random, words: dict[str, str], name: str) -> str:
     return rng.choice(words[name].split(";"))
 
 
-def write_prompt(content: Content, seed: int) -> str:
-    """Write a prompt for a content: the texts are quoted, of the rest what `content.say` holds is named."""
+def write_prompt(content: Content, seed: int, words: list[str]) -> str:
+    """Write a prompt for a content: the texts are quoted, of the rest what `content.say` holds is named.
+
+    words: to talk of what is not in the picture.
+    """
     rng = random.Random(seed ^ 0x5EED)
     opening, closing = rng.choice(QUOTES)
     if any("'" in t for t in content.texts):
         opening, closing = '"', '"'
     quote = lambda text: f"{opening}{text}{closing}"  # noqa: E731
     noun = rng.choice(THINGS).replace("_", " ")
+    if rng.random() < 0.2:
+        noun = f"{_other_word(rng, words)} {noun}"
     if rng.random() < 0.35:
         noun = f"{rng.choice(ADJECTIVES)} {noun}"
     says_ink = "ink" in content.say and bool(content.headline) and not content.panel_color
@@ -224,10 +278,11 @@ def write_prompt(content: Content, seed: int) -> str:
         clauses.append(_background(rng, content))
     head = noun if rng.random() < 0.2 else _with_article(noun)
     if rng.random() < 0.3:
-        head += f" for {rng.choice(TOPICS)}"
+        topic = _with_other_words(rng, rng.choice(OTHER_TOPICS), words) if rng.random() < 0.5 else rng.choice(TOPICS)
+        head += f" {rng.choice(['for', 'for', 'for', 'about', 'of'])} {topic}"
     if not content.headline:
-        words = [head, *rng.sample(clauses, len(clauses)), *rng.sample(DETAILS, rng.randrange(3))]
-        return _finish(rng, rng.choice(LEADS) + ", ".join(words))
+        parts = [head, *rng.sample(clauses, len(clauses)), *_details(rng, words, rng.randrange(3))]
+        return _finish(rng, rng.choice(LEADS) + ", ".join(parts))
     style = f" in {_pick(rng, STYLE_WORDS, content.style)}" if "style" in content.say and not says_type else ""
     if style and rng.random() < 0.3:
         clauses.append(style[4:])
@@ -237,12 +292,12 @@ def write_prompt(content: Content, seed: int) -> str:
     own_place = ""  # of the headline: said with it where the others have places of their own
     if "place" in content.say:
         where = _pick(rng, PLACE_WORDS, content.place)
-        if content.second_place or content.third_place or rng.random() < 0.4:
+        if content.second_place or content.third_place or rng.random() < (0.8 if content.subtitle else 0.4):
             own_place = f" {where}"
         else:
             clauses.append(where)
     clauses = rng.sample(clauses, len(clauses))
-    details = rng.sample(DETAILS, rng.choice([0, 0, 0, 1, 1, 2, 4]))
+    details = _details(rng, words, rng.choice([0, 0, 0, 1, 1, 2, 4]))
     if rng.random() < 0.35:
         texts = _text_sentences(rng, content, quote, bool(own_place), style)
         return _finish(rng, rng.choice(LEADS) + head + _in_sentences(rng, texts, clauses + details))
@@ -265,7 +320,7 @@ def write_prompt(content: Content, seed: int) -> str:
         says += " " + clauses.pop()
     others = (
         (content.subtitle, "second place" in content.say and content.second_place, SECOND_SAYS),
-        (content.footer, "third place" in content.say and content.third_place, THIRD_SAYS),
+        (content.footer, _third_place(content), FOOTER_SAYS if content.third_place else THIRD_SAYS),
     )
     for text, place, phrases in others:
         if text:
@@ -286,7 +341,7 @@ def _text_sentences(
     said = (
         (content.headline, content.place if says_place else "", FIRST_SENTENCES, FIRST_SENTENCES_WITH_PLACE),
         (content.subtitle, "second place" in content.say and content.second_place, NEXT_SENTENCES, None),
-        (content.footer, "third place" in content.say and content.third_place, LAST_SENTENCES, None),
+        (content.footer, _third_place(content), FOOTER_SENTENCES if content.third_place else LAST_SENTENCES, None),
     )
     found = []
     for text, place, phrases, with_place in said:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .errors import InvalidImage, InvalidPrompt
 from .quotes import get_glyph_texts as get_glyph_texts  # noqa: PLC0414 - known under this name
-from .types import NumTokens
+from .types import TokenCounts
 
 Grid = tuple[int, int]  # rows, columns of prior tokens; one token is 32 px of the picture
 
@@ -46,10 +46,10 @@ class PriorInputs:
         return self.decode_position_ids.shape[1]
 
     @property
-    def counts(self) -> NumTokens:
+    def counts(self) -> TokenCounts:
         """Count what is read and written."""
         image = sum(height * width for height, width in self.source_grids)
-        return NumTokens(self.input_ids.numel() - image, image, self.num_tokens)
+        return TokenCounts(self.input_ids.numel() - image, image, self.num_tokens)
 
     @property
     def num_small(self) -> int:

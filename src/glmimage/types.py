@@ -254,7 +254,7 @@ class SmallGridReady:
 
 
 @dataclass(frozen=True)
-class NumTokens:
+class TokenCounts:
     """Count what the prior reads for a picture, of text and of references, and what it writes."""
 
     text: int
@@ -266,14 +266,14 @@ class NumTokens:
 class PriorReady:
     """Carry the tokens the decoder paints, at 1/32 of the picture, row by row.
 
-    num_tokens: what it took; None where the tokens were given.
+    counts: what it took; None where the tokens were given.
     """
 
     request_id: str
     image_index: int
     large_grid: tuple[int, int]
     prior_token_ids: tuple[int, ...]
-    num_tokens: NumTokens | None = None
+    counts: TokenCounts | None = None
 
 
 @dataclass(frozen=True)

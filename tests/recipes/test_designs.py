@@ -54,7 +54,7 @@ def test_the_plan_spells_the_lines_under_the_numbers_that_the_picture_gives(reci
         return "".join(" " if char < 0 else recipe.CHARS[char] for char in named)
 
     numbered = 0
-    for seed in range(60):
+    for seed in range(100):
         content = recipe.random_content(seed, WORDS)
         if content.bottom_color or content.shape or content.panel_color:
             continue  # cells that are not plain say nothing
@@ -109,12 +109,17 @@ def test_prompts_quote_the_texts_and_say_what_is_to_be_said(recipe, monkeypatch)
 
     for seed in range(600):
         content = recipe.random_content(seed, WORDS)
-        prompt = prompts.write_prompt(content, seed)
+        prompt = prompts.write_prompt(content, seed, WORDS)
         texts = [content.headline, content.subtitle, content.footer]
         assert get_glyph_texts(prompt) == [text for text in texts if text], prompt
         if "second place" in content.say and content.second_place and content.subtitle:
             words = prompts.PLACE_WORDS[content.second_place].split(";")
             assert any(word in prompt.lower() for word in words), prompt
+        if "bottom" not in (content.place, content.second_place, content.third_place):
+            spoken = prompt.lower() if not content.bottom_color else ""  # a gradient has a bottom
+            assert not any(word in spoken for word in ("at the bottom", "at the foot", "footer")), (
+                prompt
+            )
 
 
 def test_words_are_stacked_where_there_is_room(recipe):

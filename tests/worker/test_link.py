@@ -165,6 +165,25 @@ def test_a_claim_whose_answer_is_lost_is_handed_back(store, link, monkeypatch):
     assert (claim.fence, claim.attempt) == (2, 1)
 
 
+def test_more_is_asked_for_a_moment_after_a_claim(store, link, monkeypatch):
+    """What was claimed is begun meanwhile."""
+    answered, pauses, claim = [], [], link.store.claim
+
+    async def claim_one(worker, stages, room, *args):
+        pauses.extend(time.monotonic() - at for at in answered[-1:])
+        claims = await claim(worker, stages, 1, *args)
+        answered.append(time.monotonic())
+        return claims
+
+    monkeypatch.setattr(link.store, "claim", claim_one)
+    for _ in range(3):
+        store.submit()
+    link.start_claiming("r", {})
+    for _ in range(3):
+        begin(link)
+    assert len(pauses) == 2 and min(pauses) >= 0.01
+
+
 def test_who_hears_of_the_loss_while_storing_leaves_no_file(store, link, monkeypatch):
     async def away(*args):
         raise StoreUnavailable("The database is away.")

@@ -17,7 +17,7 @@ from ..files import FilesError, StorageFull, StorageUnavailable
 from ..jobs import Claim, FileRecord, LeaseLost, Prior, StoreUnavailable, Usage
 from ..jobs.records import REUSE_FIELD
 from ..telemetry.logs import about_request
-from ..types import Failed, GenerationRequest, NumTokens, PictureReady
+from ..types import Failed, GenerationRequest, PictureReady, TokenCounts
 from .outcome import (
     Encoded,
     Preview,
@@ -73,8 +73,8 @@ class JobInHand:
         self._started = time.monotonic()
         self._pictures: dict[int, Encoded] = {}
         self._request: GenerationRequest
-        self._num_tokens: NumTokens | None = None
-        self._counting: asyncio.Future[NumTokens] | None = None
+        self._counts: TokenCounts | None = None
+        self._counting: asyncio.Future[TokenCounts | None] | None = None
         self._reader: Reads | None = None
 
     async def tend(self) -> None:
@@ -139,7 +139,7 @@ class JobInHand:
             return False
         if isinstance(item, Written):
             paints = "decode" in self.link.profile.stages
-            self._num_tokens = item.num_tokens
+            self._counts = item.counts
             await self._save(item.priors, not paints)
             return not paints
         if isinstance(item, Preview):
@@ -166,14 +166,8 @@ class JobInHand:
 
     def _count_tokens(self) -> None:
         """Begin to count what was read and written where the priors are given."""
-        if (encoder := self.link.prompt_encoder) is not None:
-            request = self._request
-            size = request.height, request.width
-            loop = asyncio.get_running_loop()
-            self._counting = loop.run_in_executor(
-                _finishers,
-                lambda: encoder.encode(request.prompt, *size, request.source_images).counts,
-            )
+        loop, count = asyncio.get_running_loop(), self.link.count_tokens
+        self._counting = loop.run_in_executor(_finishers, count, self._request)
 
     async def _show(self, preview: Preview) -> None:
         """Store a preview; without it the job goes on as well."""
@@ -205,7 +199,7 @@ class JobInHand:
         painted = [self._pictures[index] for index in range(job.num_images)]
         pictures = choose_pictures(painted, job.input or {})
         if self._counting is not None:
-            self._num_tokens = await self._counting
+            self._counts = await self._counting
         keep = not (job.input or {}).get("sync_mode", False)
         lifetime_s, now = settings.output_lifetime_s, time.time()
         records = [
@@ -274,7 +268,7 @@ class JobInHand:
                 picture.timings.get(f"{name}_s", 0.0) for picture in self._pictures.values()
             )
         checks = [describe_check(picture, job.num_images) for picture in pictures]
-        tokens = asdict(self._num_tokens) if self._num_tokens is not None else {}
+        tokens = asdict(self._counts) if self._counts is not None else {}
         if tokens:  # a prompt is counted once
             tokens["output"] *= job.num_images
         return {

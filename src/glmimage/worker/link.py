@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ from ..jobs import Claim, JobStore, Prior, Stage, StoreUnavailable
 from ..policy.picture_check import PictureChecker
 from ..telemetry.logs import while_about
 from ..telemetry.tracing import Values, open_tracer
-from ..types import GenerationRequest
+from ..types import GenerationRequest, TokenCounts
 from .job_in_hand import JobInHand
 from .report import Report
 
@@ -101,7 +101,8 @@ class StoreLink:
     ) -> None:
         self.settings, self.profile, self.inbox = settings, profile, inbox
         self.checker = checker or PictureChecker(settings.nsfw_threshold)
-        self.prompt_encoder: PromptEncoder | None = None
+        self.load_prompt: Callable[[], PromptEncoder] | None = None
+        self._prompt_encoder: PromptEncoder | None = None
         self._reader: Reads | None = None
         self.report = Report(self.checker)
         self.tracer = open_tracer(settings.traces_url, "glmimage-worker")
@@ -138,6 +139,19 @@ class StoreLink:
     def start_claiming(self, revision: str, info: Mapping[str, Any]) -> None:
         """Report the model as loaded, and take work from now on."""
         self._call(self._start(revision, info)).result()
+
+    def count_tokens(self, request: GenerationRequest) -> TokenCounts | None:
+        """Count what the prior reads and writes for a picture whose prior is given.
+
+        Only for the thread that finishes pictures. The encoder is read at the first call, and is
+        not the painting thread's, which must not be used by two at once; None where there is none.
+        """
+        if self._prompt_encoder is None:
+            if self.load_prompt is None:
+                return None
+            self._prompt_encoder = self.load_prompt()
+        size = request.height, request.width
+        return self._prompt_encoder.encode(request.prompt, *size, request.source_images).counts
 
     def tell(self, job_id: str, message: str, fraction: float) -> None:
         """Add to a job's log and note how far it is, 0 to 1; written with others a little later."""

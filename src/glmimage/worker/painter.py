@@ -217,12 +217,12 @@ class Painter:
             return  # it came with the job
         done = StageDone("prior", event.image_index, progress.began, time.time())
         self.link.send(event.request_id, done)
-        assert event.num_tokens is not None
+        assert event.counts is not None
         prior = Prior(event.image_index, event.large_grid, event.prior_token_ids)
         progress.priors[event.image_index] = prior
         if len(progress.priors) == progress.request.num_images:
             progress.saved = True
-            written = Written(_in_order(progress.priors), event.num_tokens)
+            written = Written(_in_order(progress.priors), event.counts)
             self.link.send(event.request_id, written)
             if not self.paints:
                 self.drop(event.request_id)

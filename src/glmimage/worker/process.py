@@ -90,8 +90,7 @@ class Worker:
         paints = "decode" in profile.stages
         self.painter = Painter(Engine(stages, paints=paints), link, paints=paints)
         link.checker.load()  # now, and not with a first picture
-        # one of its own: the painting thread's must not be used by two at once
-        link.prompt_encoder = stages.checkpoint.load_prompt()
+        link.load_prompt = stages.checkpoint.load_prompt
         link.report.gpu_memory = partial(gpu_memory, stages.device)
         link.start_claiming(revision, info)
 

@@ -12,7 +12,7 @@ from ..engine.figures import Figures
 from ..jobs import Prior
 from ..policy.picture_check import PictureChecker
 from ..telemetry.meters import Meters, Snapshot
-from ..types import NumTokens
+from ..types import TokenCounts
 
 GpuMemory = Callable[[], Mapping[str, int]]
 
@@ -29,10 +29,10 @@ class StageDone:
 
 @dataclass(frozen=True)
 class Written:
-    """Carry all priors of a job, in order. num_tokens: read and written for each picture."""
+    """Carry all priors of a job, in order. counts: tokens read and written for each picture."""
 
     priors: tuple[Prior, ...]
-    num_tokens: NumTokens
+    counts: TokenCounts
 
 
 class Report:
