@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from glmimage import token_loop
+from glmimage.memory import cpu_threads
 from glmimage.model.sampling import sorted_distribution
 from glmimage.picture import make_pictures
 from glmimage.pipeline import encode_prompts
@@ -70,6 +72,25 @@ def test_nano_is_written_in_less_than_half_of_the_passes(nano):
     told = [event.num_tokens for event in events if isinstance(event, PriorProgress)]
     assert told == sorted(set(told))
     assert told[-1] == 512
+
+
+class _Alternating:
+    """Run every other pass on two threads."""
+
+    def __init__(self):
+        self.passes = 0
+
+    def chosen(self, work):
+        assert work > 0
+        self.passes += 1
+        return cpu_threads(1 + self.passes % 2)
+
+
+@pytest.mark.nano
+def test_tokens_do_not_depend_on_the_number_of_threads(nano, monkeypatch):
+    on_one, passes, _ = write(nano, encoded(nano, 3))
+    monkeypatch.setattr(token_loop, "ThreadChoice", _Alternating)
+    assert write(nano, encoded(nano, 3))[:2] == (on_one, passes)
 
 
 @pytest.mark.nano
@@ -171,7 +192,10 @@ def second_token(stage, inputs, temperature, top_p):
     def distribution(logits):
         rows = len(logits)
         weights, ids = sorted_distribution(
-            logits, [temperature] * rows, [top_p] * rows, stage.sampling.top_k, stage.suppress
+            logits.masked_fill(stage.suppress, -torch.inf),
+            [temperature] * rows,
+            [top_p] * rows,
+            stage.sampling.top_k,
         )
         shares = weights / weights.sum(1, keepdim=True)
         return torch.zeros_like(logits).scatter(1, ids, shares)

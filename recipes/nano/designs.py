@@ -53,6 +53,7 @@ from type_tokens import (
 
 SHAPE_KINDS = ("circle", "ring", "frame", "stripe", "box", "star", "arrow", "triangle", "badge")
 PLANNED_SHAPES = (*SHAPE_KINDS, "panel")
+BELOW = 7  # column of the plan that tells how far the next line is, behind a line's style, size, place and so on
 LEFT_OF_SHAPE = 3  # columns that tell where it begins and ends (renderer.py)
 PICTURE_SIZES = (  # width, height in px: the presets, then what lies between
     ((512, 512), 10),
@@ -242,10 +243,13 @@ def random_content(seed: int, words: list[str]) -> Content:
     subtitle = random_text(rng, words, 24, rng.choice([1, 1, 2, 3])) if rng.random() < 0.55 else ""
     footer = random_text(rng, words, 16, rng.choice([1, 1, 2])) if subtitle and rng.random() < 0.65 else ""
     say = {k for k, share in SHARE_SAID.items() if rng.random() < share}
+    places_all = bool(subtitle) and rng.random() < 0.3  # what is hardest to tell apart
+    if places_all:
+        say.add("place")
     place, second, third = rng.choices(PLACES, [3, 6, 1])[0], "", ""
     if "place" in say:
         place = rng.choice(PLACES)
-    if subtitle and rng.random() < 0.45:
+    if subtitle and (places_all or rng.random() < 0.3):
         second = rng.choice([p for p in PLACES if p != place])
         say.add("second place")
     elif subtitle and not footer and rng.random() < 0.1:
@@ -443,7 +447,7 @@ def plan_tokens(content: Content, design: Design) -> np.ndarray:
         number = message(color, LINE + i)
         spelt = [number, *(t for follows in design.lines[i : i + 2] for t in _spell(follows.text, color))][:columns]
         tokens[2 * i + 1, : len(spelt)] = spelt
-        tokens[2 * i + 2, :8] = [
+        tokens[2 * i + 2, : BELOW + 1] = [
             STYLE + STYLES.index(line.style),
             SIZE + SIZES.index(line.size),
             PLACE + PLACES.index(place),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from code_table import CodeTable
-from designs import load_codebook, load_words, plan_tokens, random_content, random_grid, typeset
+from designs import BELOW, load_codebook, load_words, plan_tokens, random_content, random_grid, typeset
 from edits import random_edit
 from layout import (
     FIRST_BYTE,
@@ -71,13 +71,13 @@ LOOK_UP = {1: ((0, 7.0, 1, 10.0), (1, 6.0, 0, 0.0)), 3: ((0, 7.0, 1, 10.0), (2, 
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 # kind: sequence length, batch size, share of the steps
 KINDS = {
-    "plan": (512, 14, 0.24),  # the rows of the plan that are written on, and its last ones
-    "rows": (928, 8, 0.18),  # those, and rows of the picture
-    "square": (784, 9, 0.09),  # all of both grids at 512 x 512
-    "whole": (1600, 4, 0.25),  # all of both grids, sides up to 1024 px
-    "edit": (620, 10, 0.15),  # a source and the picture asked for, 512 x 512
+    "plan": (512, 14, 0.32),  # the rows of the plan that are written on, and its last ones
+    "rows": (928, 8, 0.16),  # those, and rows of the picture
+    "square": (784, 9, 0.08),  # all of both grids at 512 x 512
+    "whole": (1600, 4, 0.22),  # all of both grids, sides up to 1024 px
+    "edit": (620, 10, 0.14),  # a source and the picture asked for, 512 x 512
     "mix": (928, 7, 0.02),  # two sources, or one that is larger
-    "large": (2700, 3, 0.07),  # both grids of the largest pictures, and edits of any size
+    "large": (2700, 3, 0.06),  # both grids of the largest pictures, and edits of any size
 }
 
 
@@ -268,6 +268,7 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     weights[in_plan & (ids >= LENGTH) & (ids < FIRST_BACKGROUND)] = 2.0
     placed = in_plan & (said >= len(COLORS)) & (ids < CODEBOOK_SIZE)
     weights[placed] = 3.0
+    weights[placed & (column == BELOW)] = 10.0  # which words of the prompt place the next text is found late
     before = np.where(previous < CODEBOOK_SIZE, NAMES.message[previous.clip(max=CODEBOOK_SIZE - 1)], -1)
     weights[in_plan & (column == 1) & (before >= ROWS) & (SHADE[ids] >= 0)] = 2.0  # no shape follows the lines
     # where the picture carries the plan out: its ink, and how far it is to the next line
@@ -489,7 +490,7 @@ def validate(prior, samples: Samples, num_batches: int = 2) -> dict[str, float]:
             is_text = targets < NUM_TEXT_TOKENS
             spelt = is_text & spells[targets.clamp(max=NUM_TEXT_TOKENS - 1)]
             step = (targets >= LENGTH) & (targets < AREA)
-            place = (weights == 3.0) & (said[targets.clamp(max=CODEBOOK_SIZE - 1)] >= len(COLORS))
+            place = ((weights == 3.0) | (weights == 10.0)) & (said[targets.clamp(max=CODEBOOK_SIZE - 1)] >= len(COLORS))
             first, bottom = weights == FIRST_CELL, weights == FIRST_CELL / 2
             groups = {
                 "first": first,
@@ -497,6 +498,7 @@ def validate(prior, samples: Samples, num_batches: int = 2) -> dict[str, float]:
                 "length": step & (targets < LENGTH + 24),
                 "step": step & (targets >= LENGTH + 24),
                 "place": place,
+                "below": weights == 10.0,
                 "letters": spelt & (weights == 1.5),
                 "set": spelt & (weights == 1.0),
                 "parts": is_text & ~spelt,
@@ -533,7 +535,7 @@ def main() -> None:
     if args.source:
         prior.load_state_dict(torch.load(args.source, weights_only=True))
     prior.to(DEVICE)
-    average = Average(prior, 0.998)
+    average = Average(prior, 0.995)
     matrices, rest = split_parameters(prior, ("self_attn", "mlp"))
     optimizers = [Muon(matrices, lr=0.01, weight_decay=0.01), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.95))]
     run = Run(args.name, args.minutes, {"prior": prior, "average": average}, optimizers)

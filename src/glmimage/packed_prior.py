@@ -15,15 +15,31 @@ is tried on the processor at hand.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .memory import cpu_threads
 from .model.prior import KVCache, PriorLayer, PriorModel, attend
 
 Window = tuple[int, int, int, Tensor | None]
 """(slot, start, count, mask) of the positions of one row that a pass reads."""
+
+
+class _Pass(NamedTuple):
+    """The windows of a pass, and where each of its positions is stored: slot and place, (R,).
+
+    is_prompt: one row, from its beginning on; without a mask, which would be large.
+    """
+
+    windows: list[Window]
+    slots: Tensor
+    places: Tensor
+    is_prompt: bool
+
+
 # The number of rows the packing is made for; other numbers take the same kernel.
 _PACKED_ROWS = 16
 # Longer sums are cut up by the number of rows in bfloat16 (measured: from 512 on, AMX).
@@ -123,7 +139,10 @@ class PackedPrior:
 
     @torch.inference_mode()
     def rows_are_independent(self) -> bool:
-        """Try whether every linear layer gives a row the same, to the last bit, in any company."""
+        """Try whether every linear layer gives a row the same, to the last bit, in any company.
+
+        And on one thread as on all.
+        """
         layer = self._layers[0]
         generator = torch.Generator().manual_seed(0)
         for linear in (layer.qkv, layer.out, layer.gate_up, layer.down, self._head):
@@ -132,7 +151,9 @@ class PackedPrior:
             for count in _TRIED_ROWS:
                 if not torch.equal(linear(x[:count]), together[:count]):
                     return False
-                if not torch.equal(linear(x[-count:]), together[-count:]):
+                with cpu_threads(1):
+                    last = linear(x[-count:])
+                if not torch.equal(last, together[-count:]):
                     return False
         return True
 
@@ -144,32 +165,30 @@ class PackedPrior:
         slots: Sequence[int],
         counts: Sequence[int],
     ) -> Tensor:
-        """Return the logits (R, V), float32, after each of the R = sum(counts) positions.
+        """Return the logits (R, V), in `products`, after each of the R = sum(counts) positions.
 
         embeds (R, D) and position_ids (R, 3): `counts[i]` positions that continue `slots[i]`. They
         are stored behind `cache.lengths[slot]`, which is left for the caller to move.
         """
-        windows = self._windows(cache, slots, counts)
-        return self._scores(self._run(embeds, position_ids.t(), cache, windows))
+        step = self._plan(cache, slots, counts)
+        return self._scores(self._run(embeds, position_ids.t(), cache, step))
 
     def read_prompt(
         self, embeds: Tensor, position_ids: Tensor, cache: KVCache, slot: int
     ) -> Tensor:
-        """Write a prompt into an empty slot; return the logits (1, V), float32, after its end.
+        """Write a prompt into an empty slot; return the logits (1, V) after its end.
 
         embeds (S, D), position_ids (3, S). The sums are those of `logits`, but for the attention's.
         """
         cache.free(slot)
-        hidden = self._run(embeds, position_ids, cache, self._windows(cache, [slot], [len(embeds)]))
+        hidden = self._run(embeds, position_ids, cache, self._plan(cache, [slot], [len(embeds)]))
         cache.lengths[slot] = len(embeds)
         return self._scores(hidden[-1:])
 
     def _scores(self, x: Tensor) -> Tensor:
-        return self._head(x / self._norm(x)).float()
+        return self._head(x / self._norm(x))
 
-    def _run(
-        self, embeds: Tensor, position_ids: Tensor, cache: KVCache, windows: list[Window]
-    ) -> Tensor:
+    def _run(self, embeds: Tensor, position_ids: Tensor, cache: KVCache, step: _Pass) -> Tensor:
         """Return the hidden states (R, D), before the last norm."""
         cos, sin = self._rotary.tables(position_ids[None], embeds.dtype)
         x = embeds
@@ -177,7 +196,7 @@ class PackedPrior:
             qkv = layer.qkv(x / self._norm(x)).float().view(x.shape[0], -1, self.config.head_dim)
             turned = qkv[:, : self.config.num_heads + self.config.num_kv_heads]
             self._rotary.rotate_(turned, cos[0], sin[0])
-            attended = self._attend(qkv, cache.buffer[index], windows)
+            attended = self._attend(qkv, cache.buffer[index], step)
             y = layer.out(attended)
             x = torch.addcmul(x, y / self._norm(y), layer.norm_attention)
             gate, up = layer.gate_up(x / self._norm(x)).chunk(2, dim=-1)
@@ -189,22 +208,26 @@ class PackedPrior:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         return torch.hypot(length, self._floor)
 
-    def _windows(self, cache: KVCache, slots: Sequence[int], counts: Sequence[int]) -> list[Window]:
-        """Return the rows' windows; the mask hides what comes later, a prompt needs none."""
-        windows = []
+    def _plan(self, cache: KVCache, slots: Sequence[int], counts: Sequence[int]) -> _Pass:
+        """Return the rows' windows; the mask hides what comes later."""
+        is_prompt = len(slots) == 1 and not cache.lengths[slots[0]]
+        windows: list[Window] = []
+        places: list[int] = []
         for slot, count in zip(slots, counts, strict=True):
             start = cache.lengths[slot]
             if start + count > cache.max_length:
                 raise ValueError(
                     f"{start} + {count} positions do not fit a cache of {cache.max_length}"
                 )
-            hides = start > 0 and count > 1
+            hides = count > 1 and not is_prompt
             mask = self._mask(start, count, cache.max_length) if hides else None
             windows.append((slot, start, count, mask))
-        return windows
+            places += range(start, start + count)
+        repeated = torch.tensor(slots).repeat_interleave(torch.tensor(counts))
+        return _Pass(windows, repeated, torch.tensor(places), is_prompt)
 
     def _mask(self, start: int, count: int, max_length: int) -> Tensor:
-        """Return (1, 1, groups * count, start + count): 0 where a query may look, else -inf.
+        """Return (1, 1, count * groups, start + count): 0 where a query may look, else -inf.
 
         A slice of one table: only where the table is cut depends on `start`.
         """
@@ -214,31 +237,35 @@ class PackedPrior:
                 self._masks.clear()
             table = torch.full((count, max_length + count), -torch.inf).triu(max_length + 1)
             groups = self.config.num_heads // self.config.num_kv_heads
-            self._masks[key] = table.repeat(groups, 1)[None, None]
+            self._masks[key] = table.repeat_interleave(groups, 0)[None, None]
         offset = max_length - start
         return self._masks[key][..., offset : offset + start + count]
 
-    def _attend(self, qkv: Tensor, store: Tensor, windows: list[Window]) -> Tensor:
-        """Store keys and values, let the queries look; return (R, heads * head_dim)."""
+    def _attend(self, qkv: Tensor, store: Tensor, step: _Pass) -> Tensor:
+        """Store keys and values, let the queries look; return (R, heads * head_dim).
+
+        What can be done for all rows at once is: a row is a few calls of microseconds otherwise.
+        """
         num_heads, kv_heads = self.config.num_heads, self.config.num_kv_heads
+        groups = num_heads // kv_heads
+        store.index_put_((step.slots, step.places), qkv[:, num_heads:])
+        if step.is_prompt:
+            keys, values = qkv[:, num_heads:].transpose(0, 1)[None].chunk(2, dim=1)
+            return attend(qkv[None, :, :num_heads], keys, values)[0]
+        # the heads that share keys become more queries of one head
+        queries = qkv[:, :num_heads].unflatten(1, (kv_heads, groups)).transpose(0, 1)
+        queries = queries.contiguous().flatten(1, 2)[None]  # (1, kv_heads, R * groups, d)
         parts, first = [], 0
-        for slot, start, count, mask in windows:
-            own = qkv[first : first + count]
-            first += count
-            row = store[slot, : start + count]
-            row[start:] = own[:, num_heads:]
-            if not start:
-                keys, values = row.transpose(0, 1)[None].chunk(2, dim=1)
-                parts.append(attend(own[None, :, :num_heads], keys, values)[0])
-                continue
-            # the heads that share keys become more queries of one head
-            query = own[:, :num_heads].unflatten(1, (kv_heads, -1)).permute(1, 2, 0, 3)
-            seen = row.transpose(0, 1)[None]
+        for slot, start, count, mask in step.windows:
+            stop = first + count * groups
+            seen = store[slot, : start + count].transpose(0, 1)[None]
             out = F.scaled_dot_product_attention(
-                query.flatten(1, 2)[None], seen[:, :kv_heads], seen[:, kv_heads:], attn_mask=mask
+                queries[:, :, first:stop], seen[:, :kv_heads], seen[:, kv_heads:], attn_mask=mask
             )
-            parts.append(out.view(*query.shape).permute(2, 0, 1, 3).flatten(1))
-        return torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
+            parts.append(out[0].transpose(0, 1))  # lies in memory like this
+            first = stop
+        found = torch.cat(parts).view(-1, groups, kv_heads, self.config.head_dim)
+        return found.transpose(1, 2).flatten(1)
 
 
 def _layers(prior: PriorModel) -> list[PriorLayer]:

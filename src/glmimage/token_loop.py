@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from .graphed_prior import GraphedPrior
-from .memory import CPU_SMALL_VALUES, cpu_threads, synchronize
+from .memory import CPU_SMALL_VALUES, synchronize
 from .model.layers import on_device
 from .model.prior import KVCache
 from .model.sampling import RandomStream, sample
@@ -30,6 +30,7 @@ from .packed_prior import PackedPrior
 from .picture import Picture, share_time
 from .prompt import PriorInputs
 from .stages import PriorStage
+from .thread_choice import ThreadChoice
 from .types import Event, PriorProgress, PriorReady, SmallGridReady
 
 NUM_SLOTS = 8
@@ -95,17 +96,19 @@ class TokenLoop:
         backend = "inductor" if stage.compiled else None
         self._graphed = GraphedPrior(stage.prior, backend) if stage.graphs else None
         self.prior, self.device = stage.prior, stage.device
-        self.sampling, self._suppress = stage.sampling, stage.suppress
+        self.sampling = stage.sampling
+        # behind the last id that may be drawn nothing is looked at
+        self._num_ids = int((~stage.suppress).nonzero().max()) + 1
+        self._suppressed = stage.suppress[: self._num_ids].nonzero()[:, 0]
         self.num_slots, self.kv_tokens = num_slots, kv_tokens
         self.rows: dict[tuple[str, int], _Row] = {}
         self.gains: Counter[int] = Counter()  # tokens that rows gained in a pass, how often
         self.free_slots: list[int] = []
         self._cache: KVCache | None = None
         self._tokens = self._positions = torch.empty(0)
-        # The operations of a small prior are too short to be shared out: threads gain nothing, and
-        # on a busy machine they wait for each other (measured, two busy cores: 5 ms became 450 ms).
         small = sum(weight.numel() for weight in self.prior.parameters()) < CPU_SMALL_VALUES
-        self._threads = 1 if small and self.device.type == "cpu" else None
+        # a large prior's operations are long enough to be shared out on any machine
+        self._threads = ThreadChoice() if small and self.device.type == "cpu" else None
 
     def room(self, length: int) -> int:
         """Return how many rows of `length` positions may enter now; an empty loop takes one."""
@@ -130,7 +133,7 @@ class TokenLoop:
             logits = self._read_prompt(rows[0].stage, inputs, slots[0])
             for slot in slots[1:]:
                 self._copy_slot(slots[0], slot)
-            self._draw(rows, logits.expand(len(rows), -1))
+            self._draw(rows, logits.repeat(len(rows), 1))
         except BaseException:
             for picture in pictures:
                 self.leave(picture)
@@ -159,7 +162,9 @@ class TokenLoop:
         if not rows:
             return []
         before = [row.num_tokens for row in rows]
-        with cpu_threads(self._threads), _undone_by_errors(rows):
+        work = sum(row.window(self._window) for row in rows)
+        threads = nullcontext() if self._threads is None else self._threads.chosen(work)
+        with threads, _undone_by_errors(rows):
             for group in _by_stage(rows):
                 self._write(group)
         self.gains.update(row.num_tokens - count for row, count in zip(rows, before, strict=True))
@@ -304,14 +309,17 @@ class TokenLoop:
             row.num_tokens += 1
 
     def _sample(self, rows: Sequence[_Row], counts: Sequence[int], logits: Tensor) -> Tensor:
-        """Draw ids (R,) from logits (R, V): `counts[i]` tokens that follow one another in a row."""
+        """Draw ids (R,) from logits (R, V), which are changed.
+
+        They are `counts[i]` tokens of a row that follow one another.
+        """
+        logits = logits[:, : self._num_ids].index_fill_(1, self._suppressed, -torch.inf)
         drawn = [(row, i) for row, count in zip(rows, counts, strict=True) for i in range(count)]
         return sample(
             logits,
             [row.temperature for row, _ in drawn],
             [row.top_p for row, _ in drawn],
             self.sampling.top_k,
-            self._suppress,
             [row.stream.uniform(row.num_tokens + i) for row, i in drawn],
         )
 

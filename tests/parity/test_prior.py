@@ -158,9 +158,8 @@ def write(prior, inputs, sampling, uniform, temperature=None, bias=None):
     for index in range(inputs.num_tokens):
         logits = prior.logits(prior(embeds, positions, cache)[:, -1])
         logits = logits if bias is None else logits + bias[index]
-        token = sample(
-            logits, [temperature], [sampling.top_p], sampling.top_k, suppress, [uniform(index)]
-        )
+        logits = logits.masked_fill(suppress, -torch.inf)
+        token = sample(logits, [temperature], [sampling.top_p], sampling.top_k, [uniform(index)])
         tokens.append(token)
         embeds = prior.embed(token[None])
         positions = inputs.decode_position_ids[None, :, index, None]
@@ -255,11 +254,10 @@ def test_the_filters_that_generate_really_applies(encoder, sampling):
     expected = processors(torch.zeros(8, 3, dtype=torch.long), logits).softmax(-1)
     suppress = sampling.suppress_mask(272, 256)
     weights, ids = sorted_distribution(
-        logits,
+        logits.masked_fill(suppress, -torch.inf),
         [sampling.temperature] * 8,
         [sampling.top_p] * 8,
         sampling.top_k,
-        suppress,
     )
     found = torch.zeros_like(logits).scatter(-1, ids, weights / weights.sum(-1, keepdim=True))
     assert (found - expected).abs().max() < 1e-6
@@ -267,7 +265,9 @@ def test_the_filters_that_generate_really_applies(encoder, sampling):
     # flat logits, where the 50 decide and not top_p
     flat = logits / 100
     kept = (processors(torch.zeros(8, 3, dtype=torch.long), flat) > -torch.inf).sum(-1)
-    weights, _ = sorted_distribution(flat, [0.9] * 8, [0.75] * 8, sampling.top_k, suppress)
+    weights, _ = sorted_distribution(
+        flat.masked_fill(suppress, -torch.inf), [0.9] * 8, [0.75] * 8, sampling.top_k
+    )
     assert torch.equal((weights > 0).sum(-1), kept)
     assert kept.max() < 50
 

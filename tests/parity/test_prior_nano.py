@@ -52,7 +52,7 @@ def test_logits_and_greedy_tokens(checkpoint, encoder):
     logits = [prior.logits(hidden[:, -1])]
     tokens = []
     for index in range(inputs.num_tokens):
-        tokens.append(sample(logits[-1], [0.0], [1.0], 0, suppress, [0.0]))
+        tokens.append(sample(logits[-1].masked_fill(suppress, -torch.inf), [0.0], [1.0], 0, [0.0]))
         if index + 1 < inputs.num_tokens:
             position = inputs.decode_position_ids[None, :, index, None]
             logits.append(prior.logits(prior(prior.embed(tokens[-1][None]), position, cache)[:, 0]))
