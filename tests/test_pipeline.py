@@ -364,8 +364,8 @@ def test_loading_is_reported_whenever_it_happens(tiny_dir):
     assert set(told) == {"vision", "prior", "glyph", "dit", "vae"}
 
 
-def test_a_small_prior_is_written_in_one_thread(pipe, monkeypatch):
-    """Short operations shared between threads crawl when the machine is busy."""
+def test_a_small_prior_begins_in_one_thread(pipe, monkeypatch):
+    """Short operations shared between threads crawl when the machine is busy; see ThreadChoice."""
     packed, threads = pipe.stages.prior().packed, set()
     logits = packed.logits
 

@@ -33,8 +33,9 @@ def four_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     yield
-    assert torch.get_num_threads() == 4
+    left = torch.get_num_threads()
     torch.set_num_threads(before)
+    assert left == 4
 
 
 def run(number, **cost):
@@ -77,6 +78,16 @@ def test_a_pass_that_is_slow_by_chance_changes_nothing():
     before = len(machine.used)
     machine.passes(choice, FIRST_WAIT // WORK // 2)
     assert set(machine.used[before:]) == {4}
+
+
+def test_a_pass_that_fails_is_not_counted():
+    machine, choice = run(FIRST_WAIT // WORK, one=1.0, all=0.7)  # now the trial
+    with pytest.raises(ValueError, match="broken"), choice.chosen(WORK):
+        assert torch.get_num_threads() == 4
+        raise ValueError("broken")
+    assert torch.get_num_threads() == 4 and choice.threads == 1
+    machine.passes(choice, TRIAL_PASSES)
+    assert choice.threads == 4
 
 
 def test_one_core_tries_nothing():

@@ -1,16 +1,18 @@
 """Guessed windows write the very tokens that one-by-one writing does, in fewer passes."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 
 from glmimage import token_loop
-from glmimage.memory import cpu_threads
 from glmimage.model.sampling import sorted_distribution
+from glmimage.packed_prior import pack
 from glmimage.picture import make_pictures
 from glmimage.pipeline import encode_prompts
 from glmimage.stages import Stages
+from glmimage.thread_choice import cpu_threads
 from glmimage.token_loop import MIN_WINDOW, WINDOW, TokenLoop
 from glmimage.types import GenerationRequest, PriorProgress, PriorReady, SmallGridReady
 
@@ -75,22 +77,27 @@ def test_nano_is_written_in_less_than_half_of_the_passes(nano):
 
 
 class _Alternating:
-    """Run every other pass on two threads."""
+    """Run the passes on so many threads in turn."""
 
-    def __init__(self):
-        self.passes = 0
+    def __init__(self, *counts):
+        self.counts = itertools.cycle(counts)
 
     def chosen(self, work):
         assert work > 0
-        self.passes += 1
-        return cpu_threads(1 + self.passes % 2)
+        return cpu_threads(next(self.counts))
 
 
 @pytest.mark.nano
-def test_tokens_do_not_depend_on_the_number_of_threads(nano, monkeypatch):
-    on_one, passes, _ = write(nano, encoded(nano, 3))
-    monkeypatch.setattr(token_loop, "ThreadChoice", _Alternating)
-    assert write(nano, encoded(nano, 3))[:2] == (on_one, passes)
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
+def test_tokens_do_not_depend_on_the_number_of_threads(nano, products, monkeypatch):
+    """Nor on the batch: eight full windows are 128 positions, which several threads share."""
+    stage = replace(nano, packed=pack(nano.prior, products))
+    monkeypatch.setattr(token_loop, "ThreadChoice", lambda: _Alternating(1))
+    alone = [write(stage, [picture])[0][0] for picture in encoded(stage, 8)[:2]]
+    on_one, passes, _ = write(stage, encoded(stage, 8))
+    assert on_one[:2] == alone
+    monkeypatch.setattr(token_loop, "ThreadChoice", lambda: _Alternating(4, 1, 3, 2))
+    assert write(stage, encoded(stage, 8))[:2] == (on_one, passes)
 
 
 @pytest.mark.nano

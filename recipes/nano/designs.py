@@ -303,7 +303,7 @@ def _decorate(rng: random.Random, content: Content) -> Content:
     if chance < 0.6:
         return replace(
             content,
-            shape=rng.choice(SHAPE_KINDS),
+            shape=rng.choices(SHAPE_KINDS, [1 + 2 * (kind == "frame") for kind in SHAPE_KINDS])[0],
             shape_color=rng.choice(under),
             shape_place=rng.choice([0.5, 0.5, 0.5, 0.25, 0.75]),
             shape_size=rng.choice([0.5, 0.75, 1.0]),

@@ -263,6 +263,9 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     # behind a message without a colour the step of a gradient is named: the rest of the row copies it
     weights[~in_plan & (column == 1) & (previous >= FIRST_COLORLESS) & (previous < LENGTH)] = TURN
     weights[column == 0] = 1.5  # a row's first cell: does a line begin here?
+    # The last cell says that the row does not end before it; of the first rows no row above tells it.
+    row, is_last = sequence.positions[1] - sequence.positions[0], np.roll(column == 0, -1)
+    weights[is_last] = np.maximum(weights[is_last], np.where(row < 2, 2.0, 0.5)[is_last])
     weights[in_plan & spells] = 1.5
     said = NAMES.message[ids.clip(max=CODEBOOK_SIZE - 1)]
     weights[in_plan & (ids >= LENGTH) & (ids < FIRST_BACKGROUND)] = 2.0

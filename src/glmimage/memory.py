@@ -309,17 +309,6 @@ def synchronize(device: torch.device) -> None:
 
 
 @contextmanager
-def cpu_threads(count: int | None) -> Iterator[None]:
-    """Compute with `count` threads meanwhile; None leaves them as they are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def memory_errors() -> Iterator[None]:
     """Turn the devices' different words for having no memory left into OutOfMemory."""
     try:

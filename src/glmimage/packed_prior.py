@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .memory import cpu_threads
 from .model.prior import KVCache, PriorLayer, PriorModel, attend
+from .thread_choice import cpu_threads
 
 Window = tuple[int, int, int, Tensor | None]
 """(slot, start, count, mask) of the positions of one row that a pass reads."""
@@ -44,6 +44,7 @@ class _Pass(NamedTuple):
 _PACKED_ROWS = 16
 # Longer sums are cut up by the number of rows in bfloat16 (measured: from 512 on, AMX).
 _MAX_BFLOAT16_SUM = 384
+_SERIAL_VALUES = 32768
 # Numbers of rows that are tried: around the sides of the kernels' tiles, up to 16 full windows.
 _TRIED_ROWS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 96, 128, 129, 256)
 
@@ -200,7 +201,7 @@ class PackedPrior:
             y = layer.out(attended)
             x = torch.addcmul(x, y / self._norm(y), layer.norm_attention)
             gate, up = layer.gate_up(x / self._norm(x)).chunk(2, dim=-1)
-            y = layer.down(F.silu(gate).mul_(up))
+            y = layer.down(_silu(gate).mul_(up))
             x = torch.addcmul(x, y / self._norm(y), layer.norm_mlp)
         return x
 
@@ -266,6 +267,16 @@ class PackedPrior:
             first = stop
         found = torch.cat(parts).view(-1, groups, kv_heads, self.config.head_dim)
         return found.transpose(1, 2).flatten(1)
+
+
+def _silu(gate: Tensor) -> Tensor:
+    """Return SiLU of (R, D), which rounds the same in any company and on any number of threads.
+
+    PyTorch shares out what is larger than this many values, anywhere in a row, and computes the
+    ends of the shares by other instructions than the rest.
+    """
+    parts = [F.silu(part) for part in gate.split(max(_SERIAL_VALUES // gate.shape[1], 1))]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def _layers(prior: PriorModel) -> list[PriorLayer]:

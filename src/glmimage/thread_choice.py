@@ -8,8 +8,6 @@ from contextlib import contextmanager
 
 import torch
 
-from .memory import cpu_threads
-
 FIRST_WAIT = 256
 """Work units before the first trial; after each that was lost twice as many."""
 LONGEST_WAIT = 64 * 1024
@@ -17,6 +15,17 @@ TRIAL_PASSES = 2
 """The best of them counts: threads that slept wake up in the first."""
 SURPRISE, SLOW_PASSES = 2.0, 2
 """So many times slower than before in so many passes, and one thread is tried at once."""
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Compute with `count` threads meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class ThreadChoice:
@@ -38,7 +47,11 @@ class ThreadChoice:
 
     @contextmanager
     def chosen(self, work: int) -> Iterator[None]:
-        """Compute `work` units, more than 0, that are alike on the chosen number of threads."""
+        """Compute `work` units, more than 0, on the chosen number of threads.
+
+        A unit costs less in a larger pass; what is compared follows each other closely, and a
+        choice that was wrong for that is tried again.
+        """
         count = self.threads if self._trial is None else self._other
         began = self._clock()
         with cpu_threads(count):

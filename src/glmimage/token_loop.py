@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -30,7 +30,7 @@ from .packed_prior import PackedPrior
 from .picture import Picture, share_time
 from .prompt import PriorInputs
 from .stages import PriorStage
-from .thread_choice import ThreadChoice
+from .thread_choice import ThreadChoice, cpu_threads
 from .types import Event, PriorProgress, PriorReady, SmallGridReady
 
 NUM_SLOTS = 8
@@ -106,8 +106,9 @@ class TokenLoop:
         self.free_slots: list[int] = []
         self._cache: KVCache | None = None
         self._tokens = self._positions = torch.empty(0)
+        # A large prior's operations are long enough to be shared out on any machine; a small one's
+        # round differently on several threads, but for those of the packed prior.
         small = sum(weight.numel() for weight in self.prior.parameters()) < CPU_SMALL_VALUES
-        # a large prior's operations are long enough to be shared out on any machine
         self._threads = ThreadChoice() if small and self.device.type == "cpu" else None
 
     def room(self, length: int) -> int:
@@ -162,9 +163,7 @@ class TokenLoop:
         if not rows:
             return []
         before = [row.num_tokens for row in rows]
-        work = sum(row.window(self._window) for row in rows)
-        threads = nullcontext() if self._threads is None else self._threads.chosen(work)
-        with threads, _undone_by_errors(rows):
+        with self._on_threads(rows), _undone_by_errors(rows):
             for group in _by_stage(rows):
                 self._write(group)
         self.gains.update(row.num_tokens - count for row, count in zip(rows, before, strict=True))
@@ -185,6 +184,14 @@ class TokenLoop:
         synchronize(self.device)
         if self.rows:
             share_time([row.picture for row in self.rows.values()], "prior_s", started_s)
+
+    def _on_threads(self, rows: Sequence[_Row]) -> AbstractContextManager[None]:
+        """Return what sets the number of threads of one step."""
+        if self._threads is None:
+            return nullcontext()
+        if any(row.stage.packed is None for row in rows):
+            return cpu_threads(1)
+        return self._threads.chosen(sum(row.window(self._window) for row in rows))
 
     def _write(self, rows: Sequence[_Row]) -> None:
         """Write for rows that read the same network."""

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from glmimage.errors import CheckpointInvalid
+from glmimage.model import sampling
 from glmimage.model.sampling import RandomStream, SamplingConfig, sample, sorted_distribution
 
 VOCAB = 300
@@ -65,7 +66,7 @@ def test_every_row_has_its_own_temperature_and_top_p():
 
 def test_tokens_as_good_as_the_last_kept_one_stay():
     logits = torch.tensor([[1.0, 3.0, 2.0, 2.0, 0.0]])
-    kept = distribution(logits, [1.0], [1.0], 2, None) > 0
+    kept = distribution(logits, [1.0], [1.0], 2) > 0
     assert kept.tolist() == [[False, True, True, True, False]]
     expected = TopKLogitsWarper(2)(None, logits) > -torch.inf
     assert torch.equal(kept, expected)
@@ -77,10 +78,34 @@ def test_any_number_of_tokens_may_be_as_good_as_the_last_kept_one(ties):
     logits = random_logits(2)
     logits[0] = logits[0].clamp(max=5.0)
     logits[0, :ties] = 5.0
-    kept = distribution(logits, [1.0] * 2, [1.0] * 2, 5, None) > 0
+    kept = distribution(logits, [1.0] * 2, [1.0] * 2, 5) > 0
     assert torch.equal(kept, TopKLogitsWarper(5)(None, logits) > -torch.inf)
     assert kept.sum(-1).tolist()[1] == 5
     assert kept.sum(-1).tolist()[0] >= ties
+
+
+def test_a_row_whose_tokens_tie_changes_nothing_for_another():
+    logits = random_logits(2).bfloat16()
+    logits[0, :40] = logits[0].max()
+    uniforms = [n / 64 for n in range(64)]
+    alone = sample(logits[1:].repeat(64, 1), [1.5] * 64, [1.0] * 64, 5, uniforms)
+    beside = torch.stack([logits[0], *[logits[1]] * 64])
+    together = sample(beside, [1.5] * 65, [1.0] * 65, 5, [0.5, *uniforms])
+    assert torch.equal(together[1:], alone)
+    assert len(alone.unique()) > 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [4096, 5003, 8208])
+def test_the_best_of_a_large_vocabulary_are_those_of_topk(size, dtype):
+    generator = torch.Generator().manual_seed(size)
+    logits = torch.randn(6, size, generator=generator).to(dtype)
+    logits[1, 100:] = -torch.inf
+    logits[2, -5:] = 9.0  # where blocks of 16 leave a rest
+    best, ids = sampling._best(logits, 60)
+    assert torch.equal(best, logits.topk(60).values)
+    assert torch.equal(logits.gather(1, ids), best)
+    assert all(len(row.unique()) == 60 for row in ids)
 
 
 def test_uniforms_walk_through_the_distribution_likeliest_first():

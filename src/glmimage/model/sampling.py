@@ -118,36 +118,52 @@ def sorted_distribution(
     top_p: Sequence[float] | Tensor,
     top_k: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return what `sample` draws from: (weights, ids), each (B, V), likeliest first.
+    """Return what `sample` draws from: (weights, ids), each (B, V) or fewer, likeliest first.
 
-    Weights of removed tokens are 0; the others are not scaled up to sum to 1 again.
+    Weights of removed tokens are 0; the others are not scaled up to sum to 1 again. On a CPU only
+    what top-k can keep is sorted, a few more than k, but for rows where as many tie with the k-th;
+    elsewhere knowing about ties would mean waiting for the device.
     """
     heat = _column(temperature, logits)
-    greedy = heat == 0
-    # ascending, as transformers sums it: the same token falls on the same side of top_p
-    scores, ids = _ascending(logits, heat.masked_fill(greedy, 1.0), top_k)
+    removed = _column([1 - p for p in _floats(top_p)], logits)
+    if not 0 < top_k < logits.shape[-1] - TIES or logits.device.type != "cpu":
+        return _filtered(*logits.sort(dim=-1, stable=True), heat, removed, top_k)
+    best, ids = _best(logits, top_k + TIES)
+    tied = _heated(best[:, -1:], heat) >= _heated(best[:, top_k - 1, None], heat)
+    weights, ids = _filtered(best.flip(-1), ids.flip(-1), heat, removed, top_k)
+    if not tied.any():
+        return weights, ids
+    rows = tied[:, 0]  # the others keep what they have: a row gets the same in any company
+    all_weights, all_ids = (torch.zeros_like(logits, dtype=t) for t in (torch.float32, torch.int64))
+    all_weights[:, : weights.shape[1]], all_ids[:, : ids.shape[1]] = weights, ids
+    all_weights[rows], all_ids[rows] = _filtered(
+        *logits[rows].sort(dim=-1, stable=True), heat[rows], removed[rows], top_k
+    )
+    return all_weights, all_ids
+
+
+def _heated(logits: Tensor, heat: Tensor) -> Tensor:
+    """Divide by the temperature; where it is 0 the likeliest token is taken anyway."""
+    return logits.float() / heat.masked_fill(heat == 0, 1.0)
+
+
+def _filtered(
+    ascending: Tensor, ids: Tensor, heat: Tensor, removed_share: Tensor, top_k: int
+) -> tuple[Tensor, Tensor]:
+    """Return weights and ids, likeliest first, of logits (B, N) that are sorted and their ids.
+
+    Summed up as transformers does, from the least likely: the same token falls on the same side of
+    top_p. removed_share: 1 - top_p, (B, 1).
+    """
+    scores = _heated(ascending, heat)
     if 0 < top_k < scores.shape[-1]:
         # tokens as good as the k-th stay, as in transformers
         scores = scores.masked_fill(scores < scores[:, -top_k, None], -torch.inf)
     probabilities = scores.softmax(-1)
-    removed = probabilities.cumsum(-1) <= _column([1 - p for p in _floats(top_p)], logits)
-    removed |= greedy
+    removed = probabilities.cumsum(-1) <= removed_share
+    removed |= heat == 0
     removed[:, -1] = False
     return probabilities.masked_fill(removed, 0.0).flip(-1), ids.flip(-1)
-
-
-def _ascending(logits: Tensor, heat: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Return logits / heat (B, V), sorted, float32, and their ids, or only what top-k can keep.
-
-    That is a few more than k, unless as many tie with the k-th. On the CPU alone: knowing about
-    ties means waiting for the device.
-    """
-    if 0 < top_k < logits.shape[-1] - TIES and logits.device.type == "cpu":
-        best, ids = _best(logits, top_k + TIES)
-        best = best.float() / heat
-        if (best[:, -1] < best[:, top_k - 1]).all():
-            return best.flip(-1), ids.flip(-1)
-    return (logits.float() / heat).sort(dim=-1, stable=True)
 
 
 def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
