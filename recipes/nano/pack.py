@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -70,10 +71,16 @@ def is_numbered_by_these_names(folder: Path) -> bool:
     return set(invisible_inks()) <= set(json.loads(file.read_text())["suppress_tokens"])
 
 
-def load_run(name: str, module: nn.Module, key: str, averaged: bool) -> nn.Module:
-    """Fill a module from a run's checkpoint, from the averaged weights when asked."""
-    state = torch.load(RUNS / f"{name}.pt", map_location="cpu", weights_only=True)["modules"]
-    module.load_state_dict(state["average"]["values"] if averaged else state[key])
+def load_run(name: str, module: nn.Module, key: str, averaged: bool, earlier: Sequence[Path] = ()) -> nn.Module:
+    """Fill a module from a run's checkpoint, from the averaged weights when asked.
+
+    earlier: checkpoints that were kept on the way; the module gets the mean of all.
+    """
+    states = []
+    for path in (RUNS / f"{name}.pt", *earlier):
+        modules = torch.load(path, map_location="cpu", weights_only=True)["modules"]
+        states.append(modules["average"]["values"] if averaged else modules[key])
+    module.load_state_dict({k: sum(state[k] for state in states) / len(states) for k in states[0]})
     return module.eval().requires_grad_(False)
 
 
@@ -136,13 +143,14 @@ def main() -> None:
     """Write the checkpoint folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=DESTINATION)
+    parser.add_argument("--earlier", type=Path, nargs="+", default=(), help="prior.pt of before, to take the mean with")
     parser.add_argument("--raw", action="store_true", help="last weights instead of averaged ones")
     parser.add_argument("--temperature", type=float, default=0.4)
     parser.add_argument("--top-p", type=float, default=0.9)
     args = parser.parse_args()
     out: Path = args.out
     centres = BackgroundCodebook.load(CODEBOOK).centres
-    prior = load_run("prior", Prior(centres), "prior", not args.raw)
+    prior = load_run("prior", Prior(centres), "prior", not args.raw, args.earlier)
     decoder = load_run("decoder", Decoder(centres), "decoder", not args.raw)
     encoder = load_run("tokenizer", CellEncoder(centres), "encoder", averaged=False)
 

@@ -93,17 +93,17 @@ def random_design(seed: int, words: list[str]) -> Design:
     return typeset(random_content(seed, words), *random_grid(random.Random(seed)))
 
 
-def random_crop(rng: random.Random, words: list[str], size: int) -> np.ndarray:
-    """Draw a crop, uint8 (size, size, 3): half type, a quarter shapes, a quarter colours and textures."""
+def random_crop(rng: random.Random, words: list[str], size: int, share_of_type: float) -> np.ndarray:
+    """Draw a crop, uint8 (size, size, 3): of what is no type a fourth are designs, near half shapes, else textures."""
     cells = size // 32 + 1
     kind = rng.random()
-    if kind < 0.5:
+    if rng.random() < share_of_type:
         picture = draw(text_wall(rng.getrandbits(40), words, cells + 1, cells + 1))
         if rng.random() < 0.3:
             picture = picture[:, ::-1]
-    elif kind < 0.62:
+    elif kind < 0.24:
         picture = draw(random_design(rng.getrandbits(40), words))
-    elif kind < 0.85:
+    elif kind < 0.7:
         picture = random_shapes(rng, cells)
     else:
         picture = random_texture(rng, cells * 32)
@@ -183,19 +183,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--refine", action="store_true", help="runs/vae's decoder alone: its latents stay as they are")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     words, held_out = load_words()
-    vae = build().to(DEVICE)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
-    run = Run("vae", args.minutes, {"vae": vae}, [optimizer])
+    vae = (AutoencoderKL.from_pretrained(RUNS / "vae") if args.refine else build()).to(DEVICE)
+    vae.encoder.requires_grad_(not args.refine)
+    learnt = [p for p in vae.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, lr=5e-4 if args.refine else 2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
+    run = Run("vae_decoder" if args.refine else "vae", args.minutes, {"vae": vae}, [optimizer])
     contents = [random_content(80_000_000 + i, held_out) for i in range(4)]
     check = to_tensor([draw(typeset(content, 16, 16)) for content in contents])
     check = torch.cat([check, to_tensor([draw(text_wall(80_000_000 + i, held_out)) for i in range(2)])])
     rng = random.Random(run.num_steps)
     for _ in run.steps(warmup=30):
-        pictures = to_tensor([random_crop(rng, words, 64) for _ in range(12)]).to(DEVICE)
+        pictures = to_tensor([random_crop(rng, words, 64, 0.85 if args.refine else 0.5) for _ in range(12)]).to(DEVICE)
         with autocast():
             posterior = vae.encode(pictures).latent_dist
             latents = posterior.mode() + 0.02 * torch.randn_like(posterior.mean)
@@ -204,13 +207,14 @@ def main() -> None:
         loss = reconstruction_loss(decoded.float(), pictures) + 2e-5 * kl.mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(learnt, 1.0)
         optimizer.step()
         run.num_samples += len(pictures)
         if run.num_steps % 200 == 0:
             run.log(loss=loss.item(), psnr=validate(vae, check))
     run.log(psnr=validate(vae, check))
-    measure_latents(vae, words)
+    if not args.refine:
+        measure_latents(vae, words)
     vae.save_pretrained(RUNS / "vae")
 
 

@@ -22,9 +22,7 @@ def always(monkeypatch):
 
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize(("rows", "num_keys"), [(256, 256), (700, 700), (300, 1000), (1, 600)])
-@pytest.mark.parametrize("scores", [cpu.SCORES_BYTES, 1])
-def test_attention_in_bfloat16(rows, num_keys, scores, monkeypatch):
-    monkeypatch.setattr(cpu, "SCORES_BYTES", scores)  # the least are 64 queries at a time
+def test_attention_in_bfloat16(rows, num_keys):
     query = heads(0, rows, torch.bfloat16)
     keys, values = heads(1, num_keys, torch.bfloat16), heads(2, num_keys, torch.bfloat16)
     ours = attend(query, keys, values, None)

@@ -121,7 +121,9 @@ def test_the_next_row_of_a_gradient_weighs_more_than_what_copies_it(fonts, codeb
     sequence = text_to_image_sequence("a poster that says 'OPEN'", [plan, picture])
     weights = importance(sequence, plan.size)[-picture.size :].reshape(picture.shape)
     assert weights[2, 1] == 5.0
-    assert (weights[2, 3:] < 0.5).all()
+    assert (weights[2, 3:-1] < 0.5).all()
+    assert weights[2, -1] == 0.5  # the row does not end before it
+    assert weights[1, -1] == 2.0  # and no row above tells where
 
 
 def test_what_a_cell_could_be_does_not_tell_how_much_it_weighs(fonts, codebook):

@@ -19,10 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Scores of one picture at a time, and the steps in which queries are taken: two Zen 4 cores took
-# 546 ms a pass of nano's decoder at 1024 px with 128 queries, 560 with 256 and 770 with 512; at
-# 512 px 75.6, 71.0 and 70.6.
-SCORES_BYTES, QUERY_ROWS = 3_600_000, 64
+# Queries at a time: their scores against 4096 keys stay near the cores.
+QUERY_ROWS = 256
 # Below this the few large products no longer pay.
 MIN_KEYS = 256
 # Larger weights are not kept a second time: their products have enough rows to pay for the layout.
@@ -45,10 +43,9 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> 
     # laid out once, and not for every product
     rows, keys, values = (x.contiguous().flatten(0, 1) for x in (scaled, keys, values))
     turned = keys.transpose(-1, -2)
-    steps = SCORES_BYTES // (query.shape[1] * keys.shape[1] * query.itemsize * QUERY_ROWS)
     parts = [
         torch.bmm(torch.bmm(part, turned).softmax(-1), values)
-        for part in rows.split(QUERY_ROWS * max(steps, 1), dim=1)
+        for part in rows.split(QUERY_ROWS, dim=1)
     ]
     return torch.cat(parts, dim=1).view_as(query)
 
