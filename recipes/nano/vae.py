@@ -28,6 +28,7 @@ CONFIG = {
 
 
 ANCHOR = 8.0
+STROKE = 0.5  # from the ground, where black to white is 2
 NUM_CARRIERS = 5  # channels that carry red, green, blue and the two anchors straight through
 
 
@@ -151,11 +152,17 @@ def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(np.stack(pictures))).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def reconstruction_loss(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """L1 + 2 MSE + half the L1 of the gradients, mean over the batch."""
+def reconstruction_loss(decoded: torch.Tensor, target: torch.Tensor, stroke_weight: float = 1.0) -> torch.Tensor:
+    """L1 + 2 MSE + half the L1 of the gradients, mean over the batch.
+
+    stroke_weight: of the pixels in L1 and MSE that are far from the median of their picture (N, 3, H, W).
+    """
     error = decoded - target
     gradients = (error[..., 1:, :] - error[..., :-1, :]).abs().mean() + (error[..., 1:] - error[..., :-1]).abs().mean()
-    return error.abs().mean() + 2 * error.square().mean() + 0.5 * gradients
+    ground = target.flatten(2).median(2).values[..., None, None]
+    is_stroke = (target - ground).abs().amax(1, keepdim=True) > STROKE
+    weights = torch.where(is_stroke, stroke_weight, 1.0)
+    return (weights * error.abs()).mean() + 2 * (weights * error.square()).mean() + 0.5 * gradients
 
 
 def validate(vae: AutoencoderKL, pictures: torch.Tensor) -> float:
@@ -204,7 +211,7 @@ def main() -> None:
             latents = posterior.mode() + 0.02 * torch.randn_like(posterior.mean)
             decoded = vae.decode(latents).sample
         kl = 0.5 * (posterior.mean.float().square() + posterior.logvar.float().exp() - 1 - posterior.logvar.float())
-        loss = reconstruction_loss(decoded.float(), pictures) + 2e-5 * kl.mean()
+        loss = reconstruction_loss(decoded.float(), pictures, 5.0 if args.refine else 1.0) + 2e-5 * kl.mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(learnt, 1.0)
