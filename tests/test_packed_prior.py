@@ -8,6 +8,7 @@ from glmimage import packed_prior
 from glmimage.loading.checkpoint import Checkpoint, resolve_model
 from glmimage.model.prior import KVCache
 from glmimage.packed_prior import PackedPrior, can_pack, pack
+from glmimage.thread_choice import cpu_threads
 
 PROMPT = 21
 
@@ -107,6 +108,18 @@ def test_a_row_is_the_same_to_the_last_bit_whoever_is_beside_it(prior, products)
     for slot, count in enumerate(counts):
         alone = packed.logits(*window(embeds, positions, [slot], [count]), cache, [slot], [count])
         assert torch.equal(alone, together[slot])
+
+
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
+def test_a_row_is_the_same_to_the_last_bit_on_any_number_of_threads(prior, products):
+    """Of 128 positions, whose values several threads share anywhere in a row."""
+    packed, (embeds, positions) = pack(prior, products), rows(prior, 8)
+    cache, given = read_prompts(prior, embeds, positions), (range(8), [16] * 8)
+    found = []
+    for threads in (1, 2, 3, 4):
+        with cpu_threads(threads):
+            found.append(packed.logits(*window(embeds, positions, *given), cache, *given))
+    assert all(torch.equal(logits, found[0]) for logits in found)
 
 
 def test_a_window_that_does_not_fit_is_refused(prior):
