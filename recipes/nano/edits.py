@@ -14,6 +14,7 @@ from designs import (
     random_text,
     typeset,
 )
+from foreign import random_picture_edit
 from prompts import (
     ALIGN_WORDS,
     GRADIENT_WORDS,
@@ -22,30 +23,37 @@ from prompts import (
     SHAPE_WORDS,
     SIZE_WORDS,
     STYLE_WORDS,
+    TREATMENT_WORDS,
     color_word,
     say_colors,
 )
-from renderer import LIGHT, Design, Line, contrast, contrasting_ink, luminance, text_cells
+from renderer import Design, contrast, contrasting_ink, luminance, text_cells
 from type_tokens import ALIGNMENTS, PALETTE, PLACES, STYLES
 
 Grid = tuple[int, int]
+SHARE_OF_PICTURES = 0.3  # that are no designs
 
 
 @dataclass(frozen=True)
 class Edit:
-    """Sources and target as designs, and the instruction between them."""
+    """Sources and target as designs, and the instruction between them.
+
+    changed: of a picture that is no design, the cells that do not stay as they are, bool (rows, columns).
+    """
 
     sources: tuple[Design, ...]
     target: Design
     prompt: str
+    changed: np.ndarray | None = None
 
 
 def random_edit(seed: int, words: list[str], grid: Grid | None = None) -> Edit:
     """Draw an edit; sources and target have the same grid unless two sources are mixed."""
     rng = random.Random(seed ^ 0xED17)
     grid = grid or ((16, 16) if rng.random() < 0.6 else random_grid(rng))
-    if rng.random() < 0.12:
-        return _edit_picture(rng, words, grid)
+    if rng.random() < SHARE_OF_PICTURES:
+        edit = random_picture_edit(rng, words, grid)
+        return Edit((edit.source,), edit.target, _polish(rng, edit.prompt), edit.changed)
     if rng.random() < 0.1:
         return _mix(rng, _content(rng, seed, words), random_content(seed + 500_009, words), grid)
     change = rng.choices(list(CHANGES), list(CHANGES.values()))[0]
@@ -256,37 +264,20 @@ def _treat(rng: random.Random, content: Content, words: list[str]) -> tuple[Cont
         color = _nearest(invert(PALETTE[content.color]), PALETTE)
         shape_color = _nearest(invert(PALETTE[content.shape_color]), PALETTE) if content.shape_color else ""
         ink = _nearest(invert(PALETTE[content.ink]), PALETTE)
-        phrases = (
-            "invert the colours;invert the colors;negative;swap light and dark;colour-inverted;as a negative;"
-            "invert this picture;turn it into a negative;show it as a negative;reverse the colours;inverted colors;"
-            "invert it;exchange dark and light;a photographic negative of it;flip the colours"
-        )
     elif kind == "sepia":
         is_light = luminance(PALETTE[content.color]) > 120
         color, ink = ("beige", "black") if is_light else ("brown", "white")
         shape_color = "brown" if is_light else "beige"
-        phrases = (
-            "make it sepia;sepia tone;apply a sepia style;old sepia photograph;in sepia;a sepia version;"
-            "tone it in sepia;use a sepia filter;like an old photograph in sepia"
-        )
     elif kind == "blueprint":
         color, ink, shape_color = "blue", "white", "white"
-        phrases = (
-            "turn it into a blueprint;blueprint style;as a blueprint;apply a blueprint style;like a blueprint;"
-            "a blueprint of this;redraw it as an architect's blueprint;show it as a blueprint"
-        )
     else:
         is_light = luminance(PALETTE[content.color]) > 120
         color, ink = ("white", "black") if is_light else ("charcoal", "white")
         shape_color = "gray"
-        phrases = (
-            "black and white;make it black and white;remove the colour;in greyscale;desaturate it;in grayscale;"
-            "remove all colours;without colour;turn it black and white;a monochrome version"
-        )
     changed = replace(content, color=color, bottom_color="", panel_color="", ink=_on(color, ink))
     if content.shape:
         changed = replace(changed, shape_color=shape_color)
-    return changed, _phrase(rng, phrases)
+    return changed, _phrase(rng, TREATMENT_WORDS[kind])
 
 
 CHANGES: dict[Callable, float] = {
@@ -312,32 +303,3 @@ def _mix(rng: random.Random, first: Content, second: Content, grid: Grid) -> Edi
     )
     sources = (typeset(first, *grid), typeset(second, 16, 16))
     return Edit(sources, typeset(target, *grid), _polish(rng, _phrase(rng, phrases)))
-
-
-def _edit_picture(rng: random.Random, words: list[str], grid: Grid) -> Edit:
-    """Keep a picture that is no design, or write over it."""
-    from vae import random_shapes, random_texture
-
-    rows, columns = grid
-    side = max(grid)
-    backdrop = random_texture(rng, side * 8) if rng.random() < 0.5 else random_shapes(rng, side, 8)
-    backdrop = np.ascontiguousarray(backdrop[: rows * 8, : columns * 8])
-    plain = Design(rows, columns, (0, 0, 0), (0, 0, 0), backdrop=backdrop)
-    if rng.random() < 0.5:
-        phrases = (
-            "keep it as it is;the same picture;improve the quality;make it sharper;same again;enhance this picture;"
-            "a clean version of this;cinematic light;make it look professional;reproduce this image"
-        )
-        return Edit((plain,), plain, _polish(rng, _phrase(rng, phrases)))
-    text = random_text(rng, words, columns - 2, rng.choice([1, 1, 2]))
-    row_name = rng.choice(PLACES)
-    row = {"top": 1, "middle": rows // 2 - 1, "bottom": rows - 3}[row_name]
-    band = backdrop[row * 8 : (row + 2) * 8].reshape(-1, 3).mean(0)
-    ink = "black" if luminance(tuple(band)) > LIGHT else "white"
-    line = Line(text, row, (columns - len(text)) // 2, rng.choice(STYLES))
-    where = rng.choice(PLACE_WORDS[row_name].split(";"))
-    (quoted,) = _quoted(rng, text)
-    style = rng.choice(STYLE_WORDS[line.style].split(";"))
-    phrases = "add the text {q} {w} in {s};write {q} {w} in {s};put {q} on it {w}, {s};title it {q} {w} in {s}"
-    instruction = _phrase(rng, phrases, q=quoted, w=where, s=style)
-    return Edit((plain,), replace(plain, lines=(line,), ink=ink), _polish(rng, instruction))

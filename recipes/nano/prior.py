@@ -407,8 +407,8 @@ class Samples:
             edit = random_edit(seed, self.words, (16, 16) if square else random_grid(rng))
             sources = [self._read(design, rng) for design in edit.sources]
             target = prior_tokens(edit.target, self.codebook)
-            if edit.target.backdrop is not None:  # what is kept of a picture that is no design is kept as it was read
-                target = np.where(target >= FIRST_BACKGROUND, sources[0], target)
+            if edit.changed is not None:  # what is kept of a picture that is no design is kept as it was read
+                target = np.where((target >= FIRST_BACKGROUND) & ~edit.changed, sources[0], target)
             return image_to_image_sequence(edit.prompt, sources, target), 0
         content = random_content(seed, self.words)
         grid = self._grid(kind, rng)

@@ -131,6 +131,19 @@ SIZE_WORDS = {
     "huge letters",
     "small": "small letters;in small type;small text;modest size;discreet type;small type;little letters",
 }
+TREATMENT_WORDS = {
+    "invert": "invert the colours;invert the colors;negative;swap light and dark;colour-inverted;as a negative;"
+    "invert this picture;turn it into a negative;show it as a negative;reverse the colours;inverted colors;"
+    "invert it;exchange dark and light;a photographic negative of it;flip the colours",
+    "sepia": "make it sepia;sepia tone;apply a sepia style;old sepia photograph;in sepia;a sepia version;"
+    "tone it in sepia;use a sepia filter;like an old photograph in sepia",
+    "blueprint": "turn it into a blueprint;blueprint style;as a blueprint;apply a blueprint style;like a blueprint;"
+    "a blueprint of this;redraw it as an architect's blueprint;show it as a blueprint",
+    "grey": "black and white;make it black and white;remove the colour;in greyscale;desaturate it;in grayscale;"
+    "remove all colours;without colour;turn it black and white;a monochrome version",
+    "darker": "make it darker;darken the picture;darker;at night;less light;dim it;a darker version",
+    "lighter": "make it brighter;brighten it;lighter;more light;a paler version;lighten the picture;fade it",
+}
 COLOR_WORDS = {
     "gray": "gray;grey;mid-gray",
     "charcoal": "charcoal;dark gray;dark grey;anthracite",

@@ -10,7 +10,7 @@ from designs import load_words, random_content, random_grid, text_wall, typeset
 from diffusers import AutoencoderKL
 from renderer import CELL, Design, Shape, draw, draw_background
 from torch import nn
-from training import DEVICE, RUNS, Run, autocast
+from training import DEVICE, RUNS, Average, Run, autocast
 from type_tokens import PALETTE
 
 CONFIG = {
@@ -199,7 +199,9 @@ def main() -> None:
     vae.encoder.requires_grad_(not args.refine)
     learnt = [p for p in vae.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=5e-4 if args.refine else 2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
-    run = Run("vae_decoder" if args.refine else "vae", args.minutes, {"vae": vae}, [optimizer])
+    average = Average(vae, 0.999)
+    modules = {"vae": vae, "average": average}
+    run = Run("vae_decoder" if args.refine else "vae", args.minutes, modules, [optimizer])
     contents = [random_content(80_000_000 + i, held_out) for i in range(4)]
     check = to_tensor([draw(typeset(content, 16, 16)) for content in contents])
     check = torch.cat([check, to_tensor([draw(text_wall(80_000_000 + i, held_out)) for i in range(2)])])
@@ -216,9 +218,11 @@ def main() -> None:
         loss.backward()
         nn.utils.clip_grad_norm_(learnt, 1.0)
         optimizer.step()
+        average.update(vae)
         run.num_samples += len(pictures)
         if run.num_steps % 200 == 0:
             run.log(loss=loss.item(), psnr=validate(vae, check))
+    vae.load_state_dict(average.values)
     run.log(psnr=validate(vae, check))
     if not args.refine:
         measure_latents(vae, words)
