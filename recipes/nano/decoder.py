@@ -67,7 +67,7 @@ GLYPH_CONFIG = {
     "tie_word_embeddings": False,
 }
 # Made before the first step: with a tenth of them the training learns the pictures by heart.
-FIRST_PICTURES = {("wall", 16): 600, ("shapes", 16): 150, ("design", 16): 250, ("design", 32): 12, ("edit", 16): 60}
+FIRST_PICTURES = {("wall", 16): 600, ("shapes", 16): 150, ("design", 16): 250, ("design", 32): 40, ("edit", 16): 60}
 NUM_GLYPH_TOKENS = 96  # room for the quoted strings of a prompt, bytes and end marks
 
 
@@ -304,7 +304,7 @@ class Crops:
         rng = random.Random(number)
         crop = rng.choices(MIX, [m.share for m in MIX])[0]
         store, size = self.stores[crop.kind, crop.store_cells], crop.batch * self.scale
-        latents, tokens, numbers = store.crops(rng, size, crop.cells)
+        latents, tokens, numbers = store.crops(rng, size, crop.rows, crop.columns)
         if crop.kind in WALLS:
             width, height = rng.choices([s for s, _ in PICTURE_SIZES], [w for _, w in PICTURE_SIZES])[0]
             return crop, latents, tokens, np.float32([[height, width]] * size), None
@@ -408,7 +408,7 @@ def main() -> None:
     recent: dict[str, torch.Tensor] = {}
     for progress, drawn in zip(run.steps(), crops, strict=False):
         if run.num_steps % 3 == 0 and not args.processes:
-            grown = stores[rng.choices(list(CAPACITY), [0.4, 0.14, 0.3, 0.04, 0.12])[0]]
+            grown = stores[rng.choices(list(CAPACITY), [0.38, 0.12, 0.28, 0.1, 0.12])[0]]
             if len(grown) < grown.capacity or run.num_steps % 12 == 0:
                 grown.grow()
         batch = add_noise(drawn, noise_rng, progress)
@@ -423,7 +423,7 @@ def main() -> None:
             optimizer.step()
         average.update(decoder)
         run.num_samples += len(batch.tokens)
-        name = f"{drawn[0].kind}_{drawn[0].cells}"
+        name = f"{drawn[0].kind}_{drawn[0].rows}x{drawn[0].columns}"
         # not read before they are logged: a GPU would wait for it at every step
         recent[name] = loss.detach() if name not in recent else recent[name].lerp(loss.detach(), 0.05)
         if run.num_steps % (20 * args.scale) == 0:

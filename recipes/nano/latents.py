@@ -20,26 +20,32 @@ from vae import to_tensor
 
 @dataclass(frozen=True)
 class Crop:
-    """Where a training crop comes from: kind of picture, its cells on a side, crop side, batch size, share of steps."""
+    """Where a training crop comes from.
+
+    store_cells: of the pictures, on a side; rows, columns: of the crop, in cells; share: of the steps.
+    """
 
     kind: str
     store_cells: int
-    cells: int
+    rows: int
+    columns: int
     batch: int
     share: float
 
 
-# 2048 image tokens a step, twice that for the largest
+# 2048 image tokens a step, twice that for the largest; strips teach what is far away, which large pictures have most of
 MIX = (
-    Crop("wall", 16, 4, 32, 0.24),
-    Crop("wall", 16, 8, 8, 0.08),
-    Crop("shapes", 16, 8, 8, 0.10),
-    Crop("shapes", 16, 16, 2, 0.14),
-    Crop("design", 16, 8, 8, 0.12),
-    Crop("design", 16, 16, 2, 0.12),
-    Crop("design", 32, 32, 1, 0.04),
-    Crop("edit", 16, 8, 8, 0.08),
-    Crop("edit", 16, 16, 2, 0.08),
+    Crop("wall", 16, 4, 4, 32, 0.22),
+    Crop("wall", 16, 8, 8, 8, 0.08),
+    Crop("shapes", 16, 8, 8, 8, 0.08),
+    Crop("shapes", 16, 16, 16, 2, 0.12),
+    Crop("design", 16, 8, 8, 8, 0.12),
+    Crop("design", 16, 16, 16, 2, 0.12),
+    Crop("design", 32, 8, 32, 2, 0.04),
+    Crop("design", 32, 32, 8, 2, 0.04),
+    Crop("design", 32, 32, 32, 1, 0.03),
+    Crop("edit", 16, 8, 8, 8, 0.07),
+    Crop("edit", 16, 16, 16, 2, 0.08),
 )
 WALLS = ("wall", "shapes")  # kinds that no prompt asks for
 CAPACITY = {("wall", 16): 3000, ("shapes", 16): 1000, ("design", 16): 2000, ("design", 32): 200, ("edit", 16): 800}
@@ -168,18 +174,18 @@ class LatentStore:
         if self.num_made % 10 == 0:
             self.count_path.write_text(f"{self.num_made} {self.recipe}")
 
-    def crops(self, rng: random.Random, batch: int, cells: int):
-        """Draw crops: latents (P, B, 16, 4c, 4c), float16, tokens (P, B, c, c), int16, numbers of their pictures."""
+    def crops(self, rng: random.Random, batch: int, rows: int, columns: int):
+        """Draw crops: latents (P, B, 16, 4r, 4c), float16, tokens (P, B, r, c), int16, numbers of their pictures."""
         latents, tokens, numbers = [], [], []
         for _ in range(batch):
             slot = rng.randrange(len(self))
             for _ in range(6):  # a window with a plain cell, so that it can name the ink
-                y, x = rng.randrange(self.cells + 1 - cells), rng.randrange(self.cells + 1 - cells)
-                if _color_of(self.tokens[slot, 0, y : y + cells, x : x + cells]).max() >= 0:
+                y, x = rng.randrange(self.cells + 1 - rows), rng.randrange(self.cells + 1 - columns)
+                if _color_of(self.tokens[slot, 0, y : y + rows, x : x + columns]).max() >= 0:
                     break
-            window = self.latents[slot, :, :, 4 * y : 4 * (y + cells), 4 * x : 4 * (x + cells)]
+            window = self.latents[slot, :, :, 4 * y : 4 * (y + rows), 4 * x : 4 * (x + columns)]
             latents.append(window)
-            tokens.append(self.tokens[slot, :, y : y + cells, x : x + cells].copy())
+            tokens.append(self.tokens[slot, :, y : y + rows, x : x + columns].copy())
             _name_ink(rng, tokens[-1][0], int(self.inks[slot]))
             numbers.append(slot + (self.num_made - 1 - slot) // self.capacity * self.capacity)
         return np.stack(latents, 1), np.stack(tokens, 1), numbers
