@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from glmimage.config import Settings
+from glmimage.errors import GlmImageError
 from glmimage.jobs import StoreUnavailable
 from glmimage.policy.picture_check import PictureChecker
-from glmimage.types import PictureReady
+from glmimage.types import GenerationRequest, PictureReady
 from glmimage.worker.link import Begin, Drop, Profile, StoreLink
 
 from .conftest import Judge, Service
@@ -202,3 +203,14 @@ def test_who_hears_of_the_loss_while_storing_leaves_no_file(store, link, monkeyp
     link._loop.call_soon_threadsafe(link.drop, job_id)
     until(job.task.done)
     assert files() == []
+
+
+def test_tokens_that_cannot_be_counted_cost_no_picture(link, caplog):
+    """The checkpoint has been deleted while the worker ran."""
+
+    def load_prompt():
+        raise GlmImageError("processor is not there.")
+
+    link.load_prompt = load_prompt
+    assert link.count_tokens(GenerationRequest("a sign", width=512, height=512)) is None
+    assert "processor is not there" in caplog.text

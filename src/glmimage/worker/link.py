@@ -145,11 +145,16 @@ class StoreLink:
 
         Only for the thread that finishes pictures. The encoder is read at the first call, and is
         not the painting thread's, which must not be used by two at once; None where there is none.
+        A checkpoint that is gone from the disk costs the picture its counts, not itself.
         """
         if self._prompt_encoder is None:
             if self.load_prompt is None:
                 return None
-            self._prompt_encoder = self.load_prompt()
+            try:
+                self._prompt_encoder = self.load_prompt()
+            except GlmImageError as error:
+                log.warning("Tokens cannot be counted: %s", error)
+                return None
         size = request.height, request.width
         return self._prompt_encoder.encode(request.prompt, *size, request.source_images).counts
 
