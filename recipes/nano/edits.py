@@ -31,7 +31,7 @@ from renderer import Design, contrast, contrasting_ink, luminance, text_cells
 from type_tokens import ALIGNMENTS, PALETTE, PLACES, STYLES
 
 Grid = tuple[int, int]
-SHARE_OF_PICTURES = 0.3  # that are no designs
+SHARE_OF_PICTURES = 0.4  # that are no designs
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def random_picture_edit(rng: random.Random, words: list[str], grid: tuple[int, i
     """Draw a picture that is no design, and what is asked of it."""
     rows, columns = grid
     kind = rng.random()
-    if kind < 0.25:  # anything at all
+    if kind < 0.15:  # anything at all
         from vae import random_shapes, random_texture
 
         side = max(grid)
@@ -91,12 +91,12 @@ def random_picture_edit(rng: random.Random, words: list[str], grid: tuple[int, i
     source = Design(rows, columns, BLACK, BLACK, backdrop=picture)
     nothing = np.zeros(grid, bool)
     wish = rng.random()
-    if wish < 0.12:
+    if wish < 0.1:
         return PictureEdit(source, source, rng.choice(KEEP.split(";")), nothing)
-    if wish < 0.3:
+    if wish < 0.22:
         target, prompt = _write_on(rng, words, source)
         return PictureEdit(source, target, prompt, nothing)
-    if wish < 0.5 or not layers:
+    if wish < 0.36 or not layers:
         name = rng.choice(list(TREATMENTS))
         prompt = rng.choice(TREATMENT_WORDS[name].split(";"))
         target = replace(source, backdrop=TREATMENTS[name](picture))

@@ -66,6 +66,7 @@ Batch = tuple[np.ndarray, ...]
 SHADE = np.full(VOCAB_SIZE, -1)
 SHADE[:CODEBOOK_SIZE] = np.where(NAMES.background >= 0, NAMES.background, NAMES.color)
 FIRST_CELL, TURN = 12.0, 5.0
+FOREIGN = 0.25  # most cells of a photograph cannot be known exactly, and would outweigh type
 # layer: two heads as (rows below, gain, columns to the right, gain): the very cell; the row that comes, a row below it
 LOOK_UP = {1: ((0, 7.0, 1, 10.0), (1, 6.0, 0, 0.0)), 3: ((0, 7.0, 1, 10.0), (2, 4.0, 0, 0.0))}
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
@@ -327,6 +328,12 @@ def _after_a_gap(sequence: Sequence) -> np.ndarray:
     return (time == np.roll(time, 1)) & (y > np.roll(y, 1) + 1)
 
 
+def _is_foreign(sequence: Sequence) -> bool:
+    """Say whether most of a picture's cells are neither type nor of a named colour."""
+    ids = sequence.ids[sequence.is_target]
+    return bool(((ids >= FIRST_MIX + len(MIXES)) & (ids < CODEBOOK_SIZE)).mean() > 0.3)
+
+
 def hold_a_step(rng: random.Random, sequence: Sequence, num_planned: int, weights: np.ndarray) -> np.ndarray:
     """Return the ids as they are shown: in most gradients some rows stay at the step before.
 
@@ -395,6 +402,8 @@ class Samples:
         for i, (s, num_planned) in enumerate(sequences):
             n = len(s.ids)
             ids[i, :n], positions[i, :, :n], weights[i, :n] = s.ids, s.positions, importance(s, num_planned)
+            if not num_planned and _is_foreign(s):
+                weights[i, :n] *= FOREIGN
             rng = random.Random(f"{number} {i}")
             shown[i, : n - 1] = hold_a_step(rng, s, num_planned, weights[i, :n])[:-1]
         return shown, positions[:, :, :-1], ids[:, 1:], weights[:, 1:]

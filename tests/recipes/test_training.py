@@ -428,3 +428,27 @@ def test_the_ink_is_told_on_the_ground_and_not_on_a_frame(fonts, codebook):
     black, yellow = COLORS.index("black"), COLORS.index("yellow")
     assert (picture[1, 1:15] == message(yellow, INK + black)).all()
     assert not set(picture.ravel().tolist()) & set(invisible_inks())
+
+
+def test_crops_are_cut_from_latents_and_tokens_alike():
+    """A strip is as wide as it is asked for, and its tokens tell what its latents show."""
+    import random
+
+    from latents import LatentStore
+
+    store = LatentStore.__new__(LatentStore)
+    store.cells, store.capacity, store.num_made = 8, 1, 1
+    tokens = np.arange(64).reshape(1, 1, 8, 8)  # type: no plain cell that would name the ink
+    latents = tokens.repeat(4, 2).repeat(4, 3)[:, :, None].repeat(16, 2)
+    store.tokens, store.latents, store.inks = tokens, latents, np.zeros(1)
+    for rows, columns in ((2, 6), (8, 1), (3, 3)):
+        latents, found, numbers = store.crops(random.Random(rows), 4, rows, columns)
+        assert found.shape == (1, 4, rows, columns) and latents.shape == (
+            1,
+            4,
+            16,
+            4 * rows,
+            4 * columns,
+        )
+        assert (found == latents[:, :, 3, ::4, 1::4]).all()
+        assert numbers == [0] * 4
