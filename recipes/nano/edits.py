@@ -19,15 +19,15 @@ from prompts import (
     ALIGN_WORDS,
     GRADIENT_WORDS,
     PLACE_WORDS,
-    QUOTES,
     SHAPE_WORDS,
     SIZE_WORDS,
     STYLE_WORDS,
     TREATMENT_WORDS,
     color_word,
+    quoted,
     say_colors,
 )
-from renderer import Design, contrast, contrasting_ink, luminance, text_cells
+from renderer import Design, contrast, contrasting_ink, luminance, nearest_color, text_cells
 from type_tokens import ALIGNMENTS, PALETTE, PLACES, STYLES
 
 Grid = tuple[int, int]
@@ -38,13 +38,13 @@ SHARE_OF_PICTURES = 0.4  # that are no designs
 class Edit:
     """Sources and target as designs, and the instruction between them.
 
-    changed: of a picture that is no design, the cells that do not stay as they are, bool (rows, columns).
+    repainted: of a picture that is no design, the cells whose backdrop is another, bool (rows, columns).
     """
 
     sources: tuple[Design, ...]
     target: Design
     prompt: str
-    changed: np.ndarray | None = None
+    repainted: np.ndarray | None = None
 
 
 def random_edit(seed: int, words: list[str], grid: Grid | None = None) -> Edit:
@@ -53,7 +53,7 @@ def random_edit(seed: int, words: list[str], grid: Grid | None = None) -> Edit:
     grid = grid or ((16, 16) if rng.random() < 0.6 else random_grid(rng))
     if rng.random() < SHARE_OF_PICTURES:
         edit = random_picture_edit(rng, words, grid)
-        return Edit((edit.source,), edit.target, _polish(rng, edit.prompt), edit.changed)
+        return Edit((edit.source,), edit.target, _polish(rng, edit.prompt), edit.repainted)
     if rng.random() < 0.1:
         return _mix(rng, _content(rng, seed, words), random_content(seed + 500_009, words), grid)
     change = rng.choices(list(CHANGES), list(CHANGES.values()))[0]
@@ -100,11 +100,6 @@ def _polish(rng: random.Random, instruction: str) -> str:
 
 def _phrase(rng: random.Random, phrases: str, **values: str) -> str:
     return rng.choice(phrases.split(";")).format(**values)
-
-
-def _quoted(rng: random.Random, *texts: str) -> list[str]:
-    opening, closing = ('"', '"') if any("'" in t for t in texts) else rng.choice(QUOTES)
-    return [f"{opening}{text}{closing}" for text in texts]
 
 
 def _on(color: str, ink: str) -> str:
@@ -169,7 +164,7 @@ def _replace_text(rng: random.Random, content: Content, words: list[str]) -> tup
     which = rng.choice([f for f in ("headline", "headline", "subtitle", "footer") if getattr(content, f)])
     old = getattr(content, which)
     new = random_text(rng, words, max(14, len(old)), max(1, len(old.split())))
-    a, b = _quoted(rng, old, new)
+    a, b = quoted(rng, old, new)
     name = {"headline": "headline", "subtitle": "subtitle", "footer": "footer"}[which]
     phrases = (
         "replace {a} with {b};change {a} to {b};change the text {a} to {b};it should say {b} instead of {a};"
@@ -252,18 +247,14 @@ def _restyle(rng: random.Random, content: Content, words: list[str]) -> tuple[Co
     return replace(content, style=style), _phrase(rng, phrases, w=rng.choice(STYLE_WORDS[style].split(";")), o=old)
 
 
-def _nearest(color: tuple[int, ...], names: dict[str, tuple[int, int, int]]) -> str:
-    return min(names, key=lambda name: sum((a - b) ** 2 for a, b in zip(color, names[name], strict=True)))
-
-
 def _treat(rng: random.Random, content: Content, words: list[str]) -> tuple[Content, str]:
     """Invert, tone in sepia, or turn into a blueprint, in the colours that the palette has."""
     invert = lambda color: tuple(255 - v for v in color)  # noqa: E731
     kind = rng.choice(["invert", "invert", "invert", "sepia", "blueprint", "grey"])  # it has most to learn
     if kind == "invert":
-        color = _nearest(invert(PALETTE[content.color]), PALETTE)
-        shape_color = _nearest(invert(PALETTE[content.shape_color]), PALETTE) if content.shape_color else ""
-        ink = _nearest(invert(PALETTE[content.ink]), PALETTE)
+        color = nearest_color(invert(PALETTE[content.color]))
+        shape_color = nearest_color(invert(PALETTE[content.shape_color])) if content.shape_color else ""
+        ink = nearest_color(invert(PALETTE[content.ink]))
     elif kind == "sepia":
         is_light = luminance(PALETTE[content.color]) > 120
         color, ink = ("beige", "black") if is_light else ("brown", "white")

@@ -6,45 +6,45 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from designs import random_text, random_word
-from prompts import PLACE_WORDS, QUOTES, STYLE_WORDS, TREATMENT_WORDS, color_word
-from renderer import LIGHT, Design, Line, Shape, draw_background, luminance
+from designs import random_text
+from prompts import PLACE_WORDS, STYLE_WORDS, TREATMENT_WORDS, color_word, other_word, quoted, say_colors
+from renderer import LIGHT, Design, Line, Shape, draw_background, luminance, nearest_color
 from type_tokens import PALETTE, PLACES, STYLES
 
 RGB = tuple[int, int, int]
 PX = 8  # a cell, as in Design.backdrop
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
-BACKS = "sky;wall;background;backdrop;air;heaven;ceiling;top of the picture;area behind it;upper part"
-GROUNDS = (
-    "ground;floor;grass;sea;water;meadow;sand;snow;field;street;bottom of the picture;foreground;lower part;carpet"
-)
+BACKS = "wall;background;backdrop;area behind it;rest of the picture"
+SKIES = "sky;air;heaven;ceiling;top of the picture;upper part;wall;backdrop"  # over a ground
+GROUNDS = "ground;floor;grass;sea;water;meadow;sand;snow;field;street;bottom of the picture;foreground;lower part"
 MIDDLES = "mountains;forest;trees;horizon;town;hedge;dunes;range"
 THINGS = (
     "ball;bottle;box;book;vase;bag;kite;lamp;shirt;dress;hat;chair;sofa;bus;train;plane;rocket;fish;bird;cat;dog;cake;"
     "apple;pear;lemon;leaf;sun;moon;planet;sign;door;window;tower;bridge;umbrella;tent;phone;clock;guitar;drum;shoe;"
     "jacket;pot;plate;bowl;candle;gem;shield;flag;ship;bike;truck;robot;toy;statue;curtain;pillow;object;thing;shape;"
-    "subject;main object;object in the middle"
+    "subject;main object"
 )
-PARTS_OF = {  # the shapes of an object that has parts, (kind, y, x, half height, half width) in units of its size
-    "house": {"walls": ("box", 0.35, 0, 0.45, 0.6), "roof": ("triangle", -0.4, 0, 0.4, 0.8)},
-    "tree": {"trunk": ("box", 0.6, 0, 0.4, 0.12), "crown": ("circle", -0.25, 0, 0.6, 0.6)},
-    "boat": {"hull": ("box", 0.5, 0, 0.2, 0.8), "sail": ("triangle", -0.3, 0, 0.6, 0.6)},
-    "lamp post": {"post": ("box", 0.3, 0, 0.7, 0.08), "light": ("circle", -0.6, 0, 0.3, 0.3)},
-    "parcel": {"carton": ("box", 0, 0, 0.6, 0.8), "ribbon": ("box", 0, 0, 0.6, 0.12)},
-    "target": {"rim": ("circle", 0, 0, 0.9, 0.9), "centre": ("circle", 0, 0, 0.4, 0.4)},
-}
+# of objects: what they are called, and (kind, y, x, half height, half width) in units of the object's size
+PARTS = (
+    {"trunk": ("box", 0.6, 0, 0.4, 0.12), "crown": ("circle", -0.25, 0, 0.6, 0.6)},
+    {"hull": ("box", 0.5, 0, 0.2, 0.8), "sail": ("triangle", -0.3, 0, 0.6, 0.6)},
+    {"post": ("box", 0.3, 0, 0.7, 0.08), "light": ("circle", -0.6, 0, 0.3, 0.3)},
+    {"carton": ("box", 0, 0, 0.6, 0.8), "ribbon": ("box", 0, 0, 0.6, 0.12)},
+    {"rim": ("circle", 0, 0, 0.9, 0.9), "centre": ("circle", 0, 0, 0.4, 0.4)},
+)
 NAMED_BY_COLOR = (
     "change the {o} to {c};turn everything {o} into {c};{c} instead of {o};replace {o} by {c};from {o} to {c};"
     "the {o} part should be {c};what is {o} should be {c};recolour the {o} area in {c};make the {o} parts {c};"
-    "the {o} {n} should be {c};make the {o} {n} {c};change the {o} {n} to {c};a {c} {n} instead of the {o} one;"
-    "{c} {n} instead of {o};all that is {o} becomes {c};swap {o} for {c}"
+    "the {o} {n} should be {c};make the {o} {n} {c};change the {o} {n} to {c};{c} {n} instead of {o};"
+    "all that is {o} becomes {c};swap {o} for {c}"
 )
 NAMED = (
-    "make the {n} {c};the {n} should be {c};change the {n} to {c};turn the {n} {c};paint the {n} {c};{c} {n};"
-    "colour the {n} {c};recolour the {n} in {c};give it a {c} {n};a {c} {n} please;dye the {n} {c};with a {c} {n};"
-    "change the colour of the {n} to {c};I want the {n} in {c};show the {n} in {c};make the {n} look {c};"
-    "give the {n} a {c} colour;let the {n} be {c};set the color of the {n} to {c}"
+    "make the {n} {c};the {n} should be {c};change the {n} to {c};turn the {n} {c};paint the {n} {c};dye the {n} {c};"
+    "colour the {n} {c};recolour the {n} in {c};change the colour of the {n} to {c};I want the {n} in {c};"
+    "show the {n} in {c};make the {n} look {c};give the {n} a {c} colour;let the {n} be {c};"
+    "set the color of the {n} to {c}"
 )
+TOLD_APART = 90  # how far two colours are, in 0..255 of each channel, where one of them is asked for by its name
 KEEP = (
     "keep it as it is;the same picture;improve the quality;make it sharper;same again;enhance this picture;"
     "a clean version of this;cinematic light;make it look professional;reproduce this image"
@@ -56,7 +56,7 @@ WRITE = "add the text {q} {w} in {s};write {q} {w} in {s};put {q} on it {w}, {s}
 class Layer:
     """What lies over the layers before it.
 
-    coverage: 0..1, float32 (8 * rows, 8 * columns); nouns: what it is called.
+    coverage: 0..1, float32 (8 * rows, 8 * columns); nouns: what it alone is called, "" where only its colour tells it.
     """
 
     coverage: np.ndarray
@@ -66,25 +66,24 @@ class Layer:
 
 @dataclass(frozen=True)
 class PictureEdit:
-    """Source and target as designs, the instruction, and the cells that it changes, bool (rows, columns)."""
+    """Source and target as designs, the instruction, and the cells whose backdrop is another, bool (rows, columns)."""
 
     source: Design
     target: Design
     prompt: str
-    changed: np.ndarray
+    repainted: np.ndarray
 
 
 def random_picture_edit(rng: random.Random, words: list[str], grid: tuple[int, int]) -> PictureEdit:
     """Draw a picture that is no design, and what is asked of it."""
     rows, columns = grid
-    kind = rng.random()
-    if kind < 0.15:  # anything at all
+    layers: list[Layer] = []
+    if rng.random() < 0.15:  # anything at all
         from vae import random_shapes, random_texture
 
         side = max(grid)
         square = random_texture(rng, side * PX) if rng.random() < 0.5 else random_shapes(rng, side, PX)
         picture = np.ascontiguousarray(square[: rows * PX, : columns * PX])
-        layers, shading = [], np.zeros(picture.shape, np.float32)
     else:
         layers, shading = random_scene(rng, words, rows, columns), random_shading(rng, rows, columns)
         picture = paint_layers(layers, shading)
@@ -96,17 +95,18 @@ def random_picture_edit(rng: random.Random, words: list[str], grid: tuple[int, i
     if wish < 0.22:
         target, prompt = _write_on(rng, words, source)
         return PictureEdit(source, target, prompt, nothing)
-    if wish < 0.36 or not layers:
+    named = _name_a_layer(rng, words, layers, picture) if layers else None
+    if wish < 0.36 or named is None:
         name = rng.choice(list(TREATMENTS))
         prompt = rng.choice(TREATMENT_WORDS[name].split(";"))
         target = replace(source, backdrop=TREATMENTS[name](picture))
         return PictureEdit(source, target, prompt, ~nothing)
-    which, prompt = _choose_layer(rng, words, layers)
-    name = rng.choice([c for c in PALETTE if c != _name_of(layers[which].color)])
+    which, phrase, old = named
+    name = rng.choice([color for color in PALETTE if color != old])
     changed = [replace(layer, color=PALETTE[name]) if i == which else layer for i, layer in enumerate(layers)]
     target = replace(source, backdrop=paint_layers(changed, shading))
     shares = visible_shares(layers)[which].reshape(rows, PX, columns, PX).mean((1, 3))
-    return PictureEdit(source, target, prompt.replace("{c}", color_word(rng, name)), shares > 0.02)
+    return PictureEdit(source, target, say_colors(phrase, c=color_word(rng, name)), shares > 0.02)
 
 
 def _write_on(rng: random.Random, words: list[str], source: Design) -> tuple[Design, str]:
@@ -118,30 +118,34 @@ def _write_on(rng: random.Random, words: list[str], source: Design) -> tuple[Des
     band = source.backdrop[row * PX : (row + 2) * PX].reshape(-1, 3).mean(0)
     ink = "black" if luminance(tuple(band)) > LIGHT else "white"
     line = Line(text, row, (columns - len(text)) // 2, rng.choice(STYLES))
-    where = rng.choice(PLACE_WORDS[row_name].split(";"))
-    opening, closing = ('"', '"') if "'" in text else rng.choice(QUOTES)
-    style = rng.choice(STYLE_WORDS[line.style].split(";"))
-    prompt = rng.choice(WRITE.split(";")).format(q=f"{opening}{text}{closing}", w=where, s=style)
+    where, style = rng.choice(PLACE_WORDS[row_name].split(";")), rng.choice(STYLE_WORDS[line.style].split(";"))
+    prompt = rng.choice(WRITE.split(";")).format(q=quoted(rng, text)[0], w=where, s=style)
     return replace(source, lines=(line,), ink=ink), prompt
 
 
-def _choose_layer(rng: random.Random, words: list[str], layers: list[Layer]) -> tuple[int, str]:
-    """Choose a layer that can be told from the others, and the phrase that names it ("{c}": the new colour)."""
-    shares = visible_shares(layers).mean((1, 2))
-    names = [_name_of(layer.color) for layer in layers]
-    can_be_seen = [i for i, share in enumerate(shares) if share > 0.015]
-    which = rng.choice(can_be_seen)
-    noun = rng.choice(layers[which].nouns.split(";"))
-    if names.count(names[which]) == 1 and rng.random() < 0.4:
-        if rng.random() < 0.5:
-            noun = rng.choice([*THINGS.split(";"), random_word(rng, words).lower()])
-        old = color_word(rng, names[which])
-        return which, rng.choice(NAMED_BY_COLOR.split(";")).replace("{o}", old).replace("{n}", noun)
-    return which, rng.choice(NAMED.split(";")).replace("{n}", noun)
+def _name_a_layer(
+    rng: random.Random, words: list[str], layers: list[Layer], picture: np.ndarray
+) -> tuple[int, str, str] | None:
+    """Choose a layer that can be told from the others, if there is one.
 
-
-def _name_of(color: RGB) -> str:
-    return min(PALETTE, key=lambda name: sum((a - b) ** 2 for a, b in zip(color, PALETTE[name], strict=True)))
+    Returns its number, a phrase that names it ("{c}": the new colour), and the name of its colour as it is seen.
+    """
+    shares = visible_shares(layers)
+    weights = shares.mean((1, 2))
+    seen = np.einsum("lhw,hwc->lc", shares, picture) / picture[..., 0].size / np.maximum(weights, 1e-6)[:, None]
+    visible = [i for i, weight in enumerate(weights) if weight > 0.015]
+    apart = {i: min([np.abs(seen[i] - seen[j]).sum() for j in visible if j != i], default=1e9) for i in visible}
+    choices = [i for i in visible if layers[i].nouns or apart[i] > TOLD_APART]
+    if not choices:
+        return None
+    which = rng.choice(choices)
+    old = nearest_color(tuple(seen[which]))
+    if layers[which].nouns and (apart[which] <= TOLD_APART or rng.random() < 0.6):
+        return which, rng.choice(NAMED.split(";")).replace("{n}", rng.choice(layers[which].nouns.split(";"))), old
+    # the colour decides: what it is said to be is often wrong
+    nouns = layers[which].nouns if layers[which].nouns and rng.random() < 0.5 else f"{THINGS};{other_word(rng, words)}"
+    phrase = rng.choice(NAMED_BY_COLOR.split(";")).replace("{n}", rng.choice(nouns.split(";")))
+    return which, phrase.replace("{o}", color_word(rng, old)), old
 
 
 def _any_color(rng: random.Random) -> RGB:
@@ -153,10 +157,9 @@ def _any_color(rng: random.Random) -> RGB:
 
 
 def random_scene(rng: random.Random, words: list[str], rows: int, columns: int) -> list[Layer]:
-    """Draw layers from back to front: a back, perhaps a ground and what stands on the horizon, one to three objects."""
-    layers = [Layer(np.ones((rows * PX, columns * PX), np.float32), _any_color(rng), BACKS)]
-    horizon = rng.uniform(0.45, 0.85)
-    has_ground = rng.random() < 0.65
+    """Draw layers from back to front: a back, perhaps a ground and what stands on the horizon, an object, details."""
+    horizon, has_ground = rng.uniform(0.45, 0.85), rng.random() < 0.65
+    layers = [Layer(np.ones((rows * PX, columns * PX), np.float32), _any_color(rng), SKIES if has_ground else BACKS)]
     if has_ground and rng.random() < 0.25:
         layers.append(Layer(_below(rng, rows, columns, horizon - 0.15), _any_color(rng), MIDDLES))
     if has_ground:
@@ -164,19 +167,19 @@ def random_scene(rng: random.Random, words: list[str], rows: int, columns: int) 
     size = rng.uniform(0.2, 0.4) * min(rows, columns)
     y = rows * (horizon if has_ground else 0.5) - size * rng.uniform(0, 0.6)
     x = columns * rng.uniform(0.35, 0.65)
-    if rng.random() < 0.3:
-        parts = list(PARTS_OF[rng.choice(list(PARTS_OF))].items())
-    else:
-        shape = rng.choice(["circle", "box", "box", "triangle", "star"]), 0, 0, rng.uniform(0.5, 1), rng.uniform(0.5, 1)
-        parts = [(f"{rng.choice(THINGS.split(';'))};{random_word(rng, words).lower()}", shape)]
-    for noun, (kind, down, right, high, wide) in parts:
+    parts = dict(rng.choice(PARTS))
+    if rng.random() < 0.7:
+        kind = rng.choice(["circle", "box", "box", "triangle", "star"])
+        noun = rng.choice([rng.choice(THINGS.split(";")), other_word(rng, words)])
+        parts = {noun: (kind, 0, 0, rng.uniform(0.5, 1), rng.uniform(0.5, 1))}
+    for noun, (kind, down, right, high, wide) in parts.items():
         placed = Shape(kind, y + down * size, x + right * size, high * size, wide * size, WHITE)
         layers.append(Layer(_cover(rows, columns, placed), _any_color(rng), noun))
-    for _ in range(rng.choice([0, 0, 1, 2])):  # details that nobody speaks of but by their colour
+    for _ in range(rng.choice([0, 0, 1, 2])):
         detail = size * rng.uniform(0.15, 0.3)
         where = (y + size * rng.uniform(-1, 1), x + size * rng.uniform(-1.6, 1.6))
         placed = Shape(rng.choice(["circle", "box", "triangle"]), *where, detail, detail, WHITE)
-        layers.append(Layer(_cover(rows, columns, placed), _any_color(rng), "small thing;detail;small one"))
+        layers.append(Layer(_cover(rows, columns, placed), _any_color(rng), ""))
     return layers
 
 
@@ -221,7 +224,7 @@ def paint_layers(layers: list[Layer], shading: np.ndarray) -> np.ndarray:
 
 
 def _grey(picture: np.ndarray) -> np.ndarray:
-    return picture.astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+    return luminance(tuple(picture.astype(np.float32).transpose(2, 0, 1)))
 
 
 def _sepia(picture: np.ndarray) -> np.ndarray:

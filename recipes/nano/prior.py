@@ -1,6 +1,6 @@
 """Train nano's prior: prompt bytes to prior tokens.
 
-Most steps are short sequences: the prompt and the rows of the plan that are written on (designs.py), where copying the
+Many steps are short sequences: the prompt and the rows of the plan that are written on (designs.py), where copying the
 quoted texts, reading colours and places, and counting are learnt; then rows of the picture, which follow the plan.
 Expected on one CPU core: letters right .5 after 15 minutes, .9 after 40, .97 after 120.
 """
@@ -9,6 +9,7 @@ import argparse
 import itertools
 import random
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ Batch = tuple[np.ndarray, ...]
 SHADE = np.full(VOCAB_SIZE, -1)
 SHADE[:CODEBOOK_SIZE] = np.where(NAMES.background >= 0, NAMES.background, NAMES.color)
 FIRST_CELL, TURN = 12.0, 5.0
-FOREIGN = 0.25  # most cells of a photograph cannot be known exactly, and would outweigh type
+PHOTOGRAPH = 0.3  # most of its cells cannot be known exactly, and would outweigh type
 # layer: two heads as (rows below, gain, columns to the right, gain): the very cell; the row that comes, a row below it
 LOOK_UP = {1: ((0, 7.0, 1, 10.0), (1, 6.0, 0, 0.0)), 3: ((0, 7.0, 1, 10.0), (2, 4.0, 0, 0.0))}
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
@@ -328,12 +329,6 @@ def _after_a_gap(sequence: Sequence) -> np.ndarray:
     return (time == np.roll(time, 1)) & (y > np.roll(y, 1) + 1)
 
 
-def _is_foreign(sequence: Sequence) -> bool:
-    """Say whether most of a picture's cells are neither type nor of a named colour."""
-    ids = sequence.ids[sequence.is_target]
-    return bool(((ids >= FIRST_MIX + len(MIXES)) & (ids < CODEBOOK_SIZE)).mean() > 0.3)
-
-
 def hold_a_step(rng: random.Random, sequence: Sequence, num_planned: int, weights: np.ndarray) -> np.ndarray:
     """Return the ids as they are shown: in most gradients some rows stay at the step before.
 
@@ -364,6 +359,14 @@ def hold_a_step(rng: random.Random, sequence: Sequence, num_planned: int, weight
     return shown
 
 
+class Sample(NamedTuple):
+    """A sequence, how many of its targets, the first ones, belong to the plan, and whether its source is no design."""
+
+    sequence: Sequence
+    num_planned: int
+    is_photograph: bool = False
+
+
 class Samples:
     """Random training sequences, deterministic by the number of their batch.
 
@@ -392,33 +395,34 @@ class Samples:
         length, size = KINDS[kind][0], KINDS[kind][1] * self.scale
         seeds = itertools.count(self.first_seed + number * 32 * self.scale)
         shortest = KINDS["edit"][0] + 2 if kind == "mix" else 0
-        drawn = (self.sequence(seed, kind) for seed in seeds)
-        fitting = (s for s in drawn if shortest <= len(s[0].ids) <= length + 1)
-        sequences = list(itertools.islice(fitting, size))
+        drawn = (self.sample(seed, kind) for seed in seeds)
+        fitting = (s for s in drawn if shortest <= len(s.sequence.ids) <= length + 1)
+        samples = list(itertools.islice(fitting, size))
         shown = np.zeros((size, length), np.int16)
         ids = np.zeros((size, length + 1), np.int16)
         positions = np.zeros((size, 3, length + 1), np.int16)
         weights = np.zeros((size, length + 1), np.float16)
-        for i, (s, num_planned) in enumerate(sequences):
-            n = len(s.ids)
-            ids[i, :n], positions[i, :, :n], weights[i, :n] = s.ids, s.positions, importance(s, num_planned)
-            if not num_planned and _is_foreign(s):
-                weights[i, :n] *= FOREIGN
+        for i, sample in enumerate(samples):
+            s, n = sample.sequence, len(sample.sequence.ids)
+            ids[i, :n], positions[i, :, :n], weights[i, :n] = s.ids, s.positions, importance(s, sample.num_planned)
+            if sample.is_photograph:
+                is_type = s.ids < NUM_TEXT_TOKENS
+                weights[i, :n] = np.where(is_type, weights[i, :n], np.minimum(weights[i, :n], PHOTOGRAPH))
             rng = random.Random(f"{number} {i}")
-            shown[i, : n - 1] = hold_a_step(rng, s, num_planned, weights[i, :n])[:-1]
+            shown[i, : n - 1] = hold_a_step(rng, s, sample.num_planned, weights[i, :n])[:-1]
         return shown, positions[:, :, :-1], ids[:, 1:], weights[:, 1:]
 
-    def sequence(self, seed: int, kind: str) -> tuple[Sequence, int]:
-        """Make the sequence of one content, or of one edit, and count its targets that belong to the plan."""
+    def sample(self, seed: int, kind: str) -> Sample:
+        """Make the sequence of one content, or of one edit."""
         rng = random.Random(seed)
         if kind in ("edit", "mix") or (kind == "large" and rng.random() < 0.5):
             square = kind == "edit" or (kind == "mix" and rng.random() < 0.7)
             edit = random_edit(seed, self.words, (16, 16) if square else random_grid(rng))
             sources = [self._read(design, rng) for design in edit.sources]
             target = prior_tokens(edit.target, self.codebook)
-            if edit.changed is not None:  # what is kept of a picture that is no design is kept as it was read
-                target = np.where((target >= FIRST_BACKGROUND) & ~edit.changed, sources[0], target)
-            return image_to_image_sequence(edit.prompt, sources, target), 0
+            if edit.repainted is not None:  # what is kept of a picture that is no design is kept as it was read
+                target = np.where((target >= FIRST_BACKGROUND) & ~edit.repainted, sources[0], target)
+            return Sample(image_to_image_sequence(edit.prompt, sources, target), 0, edit.repainted is not None)
         content = random_content(seed, self.words)
         grid = self._grid(kind, rng)
         design = typeset(content, *grid)
@@ -431,7 +435,7 @@ class Samples:
             grids = [plan, prior_tokens(design, self.codebook)]
             kept = [written, _rows_that_decide(rng, design)] if kind == "rows" else None
         sequence = text_to_image_sequence(write_prompt(content, seed, self.words), grids, kept, grid)
-        return sequence, int(written.sum() if kept else len(plan)) * plan.shape[1]
+        return Sample(sequence, int(written.sum() if kept else len(plan)) * plan.shape[1])
 
     def _read(self, design: Design, rng: random.Random) -> np.ndarray:
         if self.reader is None:

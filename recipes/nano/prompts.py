@@ -219,6 +219,12 @@ MEANINGFUL = set(re.findall("[a-z]+", " ".join(" ".join(table.values()) for tabl
 QUOTES = (("'", "'"),) * 4 + (('"', '"'),) * 3 + (("“", "”"),)
 
 
+def quoted(rng: random.Random, *texts: str) -> list[str]:
+    """Put texts into quotes of one kind that none of them holds."""
+    opening, closing = ('"', '"') if any("'" in text for text in texts) else rng.choice(QUOTES)
+    return [f"{opening}{text}{closing}" for text in texts]
+
+
 def color_word(rng: random.Random, name: str) -> str:
     """Choose one of the words for a palette colour."""
     return rng.choice(COLOR_WORDS[name].split(";"))
@@ -234,7 +240,7 @@ def _third_place(content: Content) -> str:
     return content.third_place if "third place" in content.say else ""
 
 
-def _other_word(rng: random.Random, words: list[str]) -> str:
+def other_word(rng: random.Random, words: list[str]) -> str:
     """Choose a word that says nothing about the picture."""
     while (word := rng.choice(words).lower()) in MEANINGFUL:
         pass
@@ -242,7 +248,7 @@ def _other_word(rng: random.Random, words: list[str]) -> str:
 
 
 def _with_other_words(rng: random.Random, phrase: str, words: list[str]) -> str:
-    return say_colors(re.sub("{w}", lambda _: _other_word(rng, words), phrase))
+    return say_colors(re.sub("{w}", lambda _: other_word(rng, words), phrase))
 
 
 def _details(rng: random.Random, words: list[str], number: int) -> list[str]:
@@ -272,7 +278,7 @@ def write_prompt(content: Content, seed: int, words: list[str]) -> str:
     quote = lambda text: f"{opening}{text}{closing}"  # noqa: E731
     noun = rng.choice(THINGS).replace("_", " ")
     if rng.random() < 0.2:
-        noun = f"{_other_word(rng, words)} {noun}"
+        noun = f"{other_word(rng, words)} {noun}"
     if rng.random() < 0.35:
         noun = f"{rng.choice(ADJECTIVES)} {noun}"
     says_ink = "ink" in content.say and bool(content.headline) and not content.panel_color

@@ -14,6 +14,7 @@ A design is drawn from numbers alone; the same design gives its picture and its 
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -137,6 +138,11 @@ def luminance(color: tuple[int, int, int]) -> float:
 def contrast(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
     """Return the difference in luminance."""
     return abs(luminance(one) - luminance(other))
+
+
+def nearest_color(color: Sequence[float]) -> str:
+    """Return the name of the nearest colour of the palette."""
+    return min(PALETTE, key=lambda name: sum((a - b) ** 2 for a, b in zip(color, PALETTE[name], strict=True)))
 
 
 def contrasting_ink(name: str) -> str:

@@ -289,24 +289,27 @@ def test_kept_parts_of_a_picture_are_kept_as_they_were_read(fonts, codebook):
     """A picture that is no design is read with errors, which an edit cannot know of."""
     from edits import random_edit
     from prior import Samples
+    from renderer import prior_tokens
     from tokenizer import CellEncoder, SourceReader
     from type_tokens import FIRST_BACKGROUND
 
     samples = Samples(codebook, WORDS, reader=SourceReader(CellEncoder(codebook.centres)))
-    found = 0
+    kept_cells = repainted_cells = 0
     for seed in range(60):
         edit = random_edit(seed, WORDS, (16, 16))
-        if edit.changed is None:
+        if edit.repainted is None:
             continue
-        sequence, _ = samples.sequence(seed, "edit")
-        targets, source = (
-            sequence.ids[sequence.is_target].reshape(16, 16),
-            sequence.ids[1:257].reshape(16, 16),
+        sample = samples.sample(seed, "edit")
+        ids = sample.sequence.ids
+        targets, source = ids[sample.sequence.is_target].reshape(16, 16), ids[1:257].reshape(16, 16)
+        kept = (targets >= FIRST_BACKGROUND) & ~edit.repainted
+        assert sample.is_photograph and (targets == source)[kept].all()
+        assert (targets == prior_tokens(edit.target, codebook))[edit.repainted].all()
+        kept_cells, repainted_cells = (
+            kept_cells + kept.sum(),
+            repainted_cells + edit.repainted.sum(),
         )
-        kept = (targets >= FIRST_BACKGROUND) & ~edit.changed
-        assert (targets == source)[kept].all()
-        found += 1
-    assert found > 3
+    assert min(kept_cells, repainted_cells) > 300
 
 
 def test_edits_change_what_is_seen(fonts):
@@ -317,7 +320,7 @@ def test_edits_change_what_is_seen(fonts):
     asked = {"bigger": 0, "frame": 0}
     for seed in range(300):
         edit = random_edit(seed, WORDS, (16, 16))
-        if len(edit.sources) > 1 or edit.target.backdrop is not None:
+        if len(edit.sources) > 1 or edit.repainted is not None:
             continue
         assert not np.array_equal(draw(edit.sources[0]), draw(edit.target)), edit.prompt
         for word in asked:
