@@ -67,7 +67,7 @@ Batch = tuple[np.ndarray, ...]
 SHADE = np.full(VOCAB_SIZE, -1)
 SHADE[:CODEBOOK_SIZE] = np.where(NAMES.background >= 0, NAMES.background, NAMES.color)
 FIRST_CELL, TURN = 12.0, 5.0
-PHOTOGRAPH = 0.3  # most of its cells cannot be known exactly, and would outweigh type
+REPAINTED = 0.3  # most such cells of a photograph cannot be known exactly, and would outweigh all else
 # layer: two heads as (rows below, gain, columns to the right, gain): the very cell; the row that comes, a row below it
 LOOK_UP = {1: ((0, 7.0, 1, 10.0), (1, 6.0, 0, 0.0)), 3: ((0, 7.0, 1, 10.0), (2, 4.0, 0, 0.0))}
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
@@ -81,6 +81,17 @@ KINDS = {
     "mix": (928, 7, 0.02),  # two sources, or one that is larger
     "large": (2700, 3, 0.06),  # both grids of the largest pictures, and edits of any size
 }
+
+
+class Sample(NamedTuple):
+    """A sequence, and how many of its targets, the first ones, belong to the plan.
+
+    repainted: of a source that is no design, the cells that are not kept, bool (rows, columns).
+    """
+
+    sequence: Sequence
+    num_planned: int
+    repainted: np.ndarray | None = None
 
 
 class Attention(nn.Module):
@@ -329,6 +340,18 @@ def _after_a_gap(sequence: Sequence) -> np.ndarray:
     return (time == np.roll(time, 1)) & (y > np.roll(y, 1) + 1)
 
 
+def weigh_photograph(sample: Sample, weights: np.ndarray) -> None:
+    """Weigh what is kept of a photograph where the source changes: there alone copying differs from going on."""
+    assert sample.repainted is not None
+    ids, is_target = sample.sequence.ids, sample.sequence.is_target
+    source = ids[1 : 1 + sample.repainted.size].reshape(sample.repainted.shape)
+    changes = np.ones(source.shape, bool)
+    changes[1:, 1:] = (source[1:, 1:] != source[1:, :-1]) | (source[1:, 1:] != source[:-1, 1:])
+    cells = np.where(sample.repainted, REPAINTED, np.where(changes, 1.0, 0.2))
+    cells[0, 0] = FIRST_CELL / 4
+    weights[is_target] = np.where(ids[is_target] < NUM_TEXT_TOKENS, weights[is_target], cells.ravel())
+
+
 def hold_a_step(rng: random.Random, sequence: Sequence, num_planned: int, weights: np.ndarray) -> np.ndarray:
     """Return the ids as they are shown: in most gradients some rows stay at the step before.
 
@@ -357,14 +380,6 @@ def hold_a_step(rng: random.Random, sequence: Sequence, num_planned: int, weight
         weights[late] = 0
         weights[first[late[first]]] = TURN
     return shown
-
-
-class Sample(NamedTuple):
-    """A sequence, how many of its targets, the first ones, belong to the plan, and whether its source is no design."""
-
-    sequence: Sequence
-    num_planned: int
-    is_photograph: bool = False
 
 
 class Samples:
@@ -405,9 +420,8 @@ class Samples:
         for i, sample in enumerate(samples):
             s, n = sample.sequence, len(sample.sequence.ids)
             ids[i, :n], positions[i, :, :n], weights[i, :n] = s.ids, s.positions, importance(s, sample.num_planned)
-            if sample.is_photograph:
-                is_type = s.ids < NUM_TEXT_TOKENS
-                weights[i, :n] = np.where(is_type, weights[i, :n], np.minimum(weights[i, :n], PHOTOGRAPH))
+            if sample.repainted is not None:
+                weigh_photograph(sample, weights[i, :n])
             rng = random.Random(f"{number} {i}")
             shown[i, : n - 1] = hold_a_step(rng, s, sample.num_planned, weights[i, :n])[:-1]
         return shown, positions[:, :, :-1], ids[:, 1:], weights[:, 1:]
@@ -422,7 +436,7 @@ class Samples:
             target = prior_tokens(edit.target, self.codebook)
             if edit.repainted is not None:  # what is kept of a picture that is no design is kept as it was read
                 target = np.where((target >= FIRST_BACKGROUND) & ~edit.repainted, sources[0], target)
-            return Sample(image_to_image_sequence(edit.prompt, sources, target), 0, edit.repainted is not None)
+            return Sample(image_to_image_sequence(edit.prompt, sources, target), 0, edit.repainted)
         content = random_content(seed, self.words)
         grid = self._grid(kind, rng)
         design = typeset(content, *grid)

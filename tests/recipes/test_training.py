@@ -303,13 +303,34 @@ def test_kept_parts_of_a_picture_are_kept_as_they_were_read(fonts, codebook):
         ids = sample.sequence.ids
         targets, source = ids[sample.sequence.is_target].reshape(16, 16), ids[1:257].reshape(16, 16)
         kept = (targets >= FIRST_BACKGROUND) & ~edit.repainted
-        assert sample.is_photograph and (targets == source)[kept].all()
+        assert (targets == source)[kept].all()
         assert (targets == prior_tokens(edit.target, codebook))[edit.repainted].all()
         kept_cells, repainted_cells = (
             kept_cells + kept.sum(),
             repainted_cells + edit.repainted.sum(),
         )
     assert min(kept_cells, repainted_cells) > 300
+
+
+def test_where_a_kept_photograph_changes_it_weighs_most(codebook):
+    """Going on as before is right nearly everywhere, and would be all that is learnt."""
+    from layout import image_to_image_sequence
+    from prior import FIRST_CELL, REPAINTED, Sample, importance, weigh_photograph
+    from type_tokens import FIRST_BACKGROUND
+
+    source = np.full((4, 4), FIRST_BACKGROUND)
+    source[2, 2] += 500
+    repainted = np.zeros((4, 4), bool)
+    repainted[3] = True
+    sequence = image_to_image_sequence("x", [source], source)
+    weights = importance(sequence, 0)
+    weigh_photograph(Sample(sequence, 0, repainted), weights)
+    cells = weights[sequence.is_target].reshape(4, 4)
+    assert cells[0, 0] == FIRST_CELL / 4
+    assert (cells[3] == REPAINTED).all()
+    assert cells[2, 2] == cells[2, 3] == 1.0
+    assert cells[1, 1] == cells[1, 2] == 0.2
+    assert not weights[~sequence.is_target].any()
 
 
 def test_edits_change_what_is_seen(fonts):
