@@ -6,8 +6,8 @@ with captions, adapters of the decoder are trained, and held-out words are paint
 Every picture has a twin in the sans style that nano knows, of the same layout: its prior tokens are what the decoder
 learns to paint in the new look. nano's tokenizer has only seen nano's own letters, and reads foreign ones as chance
 would have it; a checkpoint whose tokenizer reads any letter needs no twins (`--no-twins`).
-Measured on one CPU core, 160 steps in some three minutes: .75 of 12 held-out texts in the style, none without; the words
-are read at NED .65 then, drawn ones at .90.
+Measured on one CPU core, 160 steps in some three minutes: .75 of 12 held-out texts in the style, none without; their
+words are read at NED .65 then, drawn ones at .90.
 """
 
 import argparse
