@@ -14,7 +14,7 @@ from designs import (
     random_text,
     typeset,
 )
-from foreign import random_picture_edit
+from foreign import random_foreign_edit
 from prompts import (
     ALIGN_WORDS,
     GRADIENT_WORDS,
@@ -31,7 +31,7 @@ from renderer import Design, contrast, contrasting_ink, luminance, nearest_color
 from type_tokens import ALIGNMENTS, PALETTE, PLACES, STYLES
 
 Grid = tuple[int, int]
-SHARE_OF_PICTURES = 0.4  # that are no designs
+SHARE_OF_FOREIGN = 0.4  # sources that are no designs (foreign.py)
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def random_edit(seed: int, words: list[str], grid: Grid | None = None) -> Edit:
     """Draw an edit; sources and target have the same grid unless two sources are mixed."""
     rng = random.Random(seed ^ 0xED17)
     grid = grid or ((16, 16) if rng.random() < 0.6 else random_grid(rng))
-    if rng.random() < SHARE_OF_PICTURES:
-        edit = random_picture_edit(rng, words, grid)
+    if rng.random() < SHARE_OF_FOREIGN:
+        edit = random_foreign_edit(rng, words, grid)
         return Edit((edit.source,), edit.target, _polish(rng, edit.prompt), edit.repainted)
     if rng.random() < 0.1:
         return _mix(rng, _content(rng, seed, words), random_content(seed + 500_009, words), grid)

@@ -1,4 +1,4 @@
-"""Pictures that are no designs, and what people ask of them: keep it, write on it, recolour a part, tone the whole."""
+"""Foreign pictures, which are no designs, and what people ask of them: keep it, write on it, recolour a part, tone the whole."""
 
 import random
 from dataclasses import dataclass, replace
@@ -65,7 +65,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class PictureEdit:
+class ForeignEdit:
     """Source and target as designs, the instruction, and the cells whose backdrop is another, bool (rows, columns)."""
 
     source: Design
@@ -74,7 +74,7 @@ class PictureEdit:
     repainted: np.ndarray
 
 
-def random_picture_edit(rng: random.Random, words: list[str], grid: tuple[int, int]) -> PictureEdit:
+def random_foreign_edit(rng: random.Random, words: list[str], grid: tuple[int, int]) -> ForeignEdit:
     """Draw a picture that is no design, and what is asked of it."""
     rows, columns = grid
     layers: list[Layer] = []
@@ -91,22 +91,22 @@ def random_picture_edit(rng: random.Random, words: list[str], grid: tuple[int, i
     nothing = np.zeros(grid, bool)
     wish = rng.random()
     if wish < 0.1:
-        return PictureEdit(source, source, rng.choice(KEEP.split(";")), nothing)
+        return ForeignEdit(source, source, rng.choice(KEEP.split(";")), nothing)
     if wish < 0.22:
         target, prompt = _write_on(rng, words, source)
-        return PictureEdit(source, target, prompt, nothing)
+        return ForeignEdit(source, target, prompt, nothing)
     named = _name_a_layer(rng, words, layers, picture) if layers else None
     if wish < 0.36 or named is None:
         name = rng.choice(list(TREATMENTS))
         prompt = rng.choice(TREATMENT_WORDS[name].split(";"))
         target = replace(source, backdrop=TREATMENTS[name](picture))
-        return PictureEdit(source, target, prompt, ~nothing)
+        return ForeignEdit(source, target, prompt, ~nothing)
     which, phrase, old = named
     name = rng.choice([color for color in PALETTE if color != old])
     changed = [replace(layer, color=PALETTE[name]) if i == which else layer for i, layer in enumerate(layers)]
     target = replace(source, backdrop=paint_layers(changed, shading))
     shares = visible_shares(layers)[which].reshape(rows, PX, columns, PX).mean((1, 3))
-    return PictureEdit(source, target, say_colors(phrase, c=color_word(rng, name)), shares > 0.02)
+    return ForeignEdit(source, target, say_colors(phrase, c=color_word(rng, name)), shares > 0.02)
 
 
 def _write_on(rng: random.Random, words: list[str], source: Design) -> tuple[Design, str]:

@@ -67,7 +67,7 @@ Batch = tuple[np.ndarray, ...]
 SHADE = np.full(VOCAB_SIZE, -1)
 SHADE[:CODEBOOK_SIZE] = np.where(NAMES.background >= 0, NAMES.background, NAMES.color)
 FIRST_CELL, TURN = 12.0, 5.0
-REPAINTED = 0.3  # most such cells of a photograph cannot be known exactly, and would outweigh all else
+REPAINTED = 0.3  # most such cells of a foreign picture cannot be known exactly, and would outweigh all else
 # layer: two heads as (rows below, gain, columns to the right, gain): the very cell; the row that comes, a row below it
 LOOK_UP = {1: ((0, 7.0, 1, 10.0), (1, 6.0, 0, 0.0)), 3: ((0, 7.0, 1, 10.0), (2, 4.0, 0, 0.0))}
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
@@ -86,7 +86,7 @@ KINDS = {
 class Sample(NamedTuple):
     """A sequence, and how many of its targets, the first ones, belong to the plan.
 
-    repainted: of a source that is no design, the cells that are not kept, bool (rows, columns).
+    repainted: of a foreign source (foreign.py), the cells that are not kept, bool (rows, columns).
     """
 
     sequence: Sequence
@@ -340,8 +340,8 @@ def _after_a_gap(sequence: Sequence) -> np.ndarray:
     return (time == np.roll(time, 1)) & (y > np.roll(y, 1) + 1)
 
 
-def weigh_photograph(sample: Sample, weights: np.ndarray) -> None:
-    """Weigh what is kept of a photograph where the source changes: there alone copying differs from going on."""
+def weigh_foreign(sample: Sample, weights: np.ndarray) -> None:
+    """Weigh what is kept of a foreign picture where it changes: there alone copying differs from going on."""
     assert sample.repainted is not None
     ids, is_target = sample.sequence.ids, sample.sequence.is_target
     source = ids[1 : 1 + sample.repainted.size].reshape(sample.repainted.shape)
@@ -421,7 +421,7 @@ class Samples:
             s, n = sample.sequence, len(sample.sequence.ids)
             ids[i, :n], positions[i, :, :n], weights[i, :n] = s.ids, s.positions, importance(s, sample.num_planned)
             if sample.repainted is not None:
-                weigh_photograph(sample, weights[i, :n])
+                weigh_foreign(sample, weights[i, :n])
             rng = random.Random(f"{number} {i}")
             shown[i, : n - 1] = hold_a_step(rng, s, sample.num_planned, weights[i, :n])[:-1]
         return shown, positions[:, :, :-1], ids[:, 1:], weights[:, 1:]

@@ -1,4 +1,7 @@
-"""Train nano's VAE. Expected on one CPU core: 25 dB after 10 minutes, 28 dB after 30 (text, shapes and colours)."""
+"""Train nano's VAE. Expected on one CPU core: 25 dB after 10 minutes, 28 dB after 30 (text, shapes and colours).
+
+`--refine` took the shipped one's decoder from 25.6 to 30.6 dB: 15 minutes on one core, then 26 on two.
+"""
 
 import argparse
 import random

@@ -9,9 +9,9 @@ WORDS = ["hello", "world", "river", "lantern"]
 
 
 def edits(count):
-    from foreign import random_picture_edit
+    from foreign import random_foreign_edit
 
-    return [random_picture_edit(random.Random(seed), WORDS, (16, 20)) for seed in range(count)]
+    return [random_foreign_edit(random.Random(seed), WORDS, (16, 20)) for seed in range(count)]
 
 
 def test_the_cells_that_are_said_to_be_repainted_are_those_that_differ():

@@ -312,10 +312,10 @@ def test_kept_parts_of_a_picture_are_kept_as_they_were_read(fonts, codebook):
     assert min(kept_cells, repainted_cells) > 300
 
 
-def test_where_a_kept_photograph_changes_it_weighs_most(codebook):
+def test_where_a_kept_foreign_picture_changes_it_weighs_most(codebook):
     """Going on as before is right nearly everywhere, and would be all that is learnt."""
     from layout import image_to_image_sequence
-    from prior import FIRST_CELL, REPAINTED, Sample, importance, weigh_photograph
+    from prior import FIRST_CELL, REPAINTED, Sample, importance, weigh_foreign
     from type_tokens import FIRST_BACKGROUND
 
     source = np.full((4, 4), FIRST_BACKGROUND)
@@ -324,7 +324,7 @@ def test_where_a_kept_photograph_changes_it_weighs_most(codebook):
     repainted[3] = True
     sequence = image_to_image_sequence("x", [source], source)
     weights = importance(sequence, 0)
-    weigh_photograph(Sample(sequence, 0, repainted), weights)
+    weigh_foreign(Sample(sequence, 0, repainted), weights)
     cells = weights[sequence.is_target].reshape(4, 4)
     assert cells[0, 0] == FIRST_CELL / 4
     assert (cells[3] == REPAINTED).all()
