@@ -1,4 +1,4 @@
-"""Foreign pictures, which are no designs, and what people ask of them: keep it, write on it, recolour a part, tone the whole."""
+"""Foreign pictures, which are no designs, and what is asked of them: keep, write on it, recolour a part, tone all."""
 
 import random
 from dataclasses import dataclass, replace
