@@ -30,6 +30,8 @@ from type_tokens import (
     COLORS,
     COLUMNS,
     FIRST_BACKGROUND,
+    FORM_SIDES,
+    FORMS,
     GLYPH_CELLS,
     INK,
     LAST,
@@ -164,6 +166,8 @@ def random_number(rng: random.Random) -> str:
             f"£{rng.randrange(1, 99)}",
             f"{rng.randrange(-9, 40)}°",
             f"{rng.randrange(1, 12)}-{rng.randrange(1, 13)}",
+            f"{rng.randrange(6, 13)}-{rng.randrange(13, 24)} h",
+            f"{rng.choice(DAYS)[:3]}-{rng.choice(DAYS)[:3]}",
             f"{rng.randrange(100, 1000)}-{rng.randrange(10000):04d}",
             f"-{rng.randrange(5, 90)}%",
             f"{rng.randrange(1, 1000)} {rng.choice(['g', 'kg', 'ml', 'km', 'pm', 'cm'])}",
@@ -195,13 +199,16 @@ def _address(rng: random.Random, words: list[str]) -> str:
     )
 
 
-# words between words, as texts have them: {w} is a word, {n} a number
+# words between words, as texts have them: {w} is a word, {n} a number, {i} an initial, {r} a word that comes twice
 PHRASES = (
     "the {w};{w} the {w};{w} of the {w};{w} and {w};{w} & {w};{w} or {w};{w} for {w};for {w};by {w} {w};{w} is {w};"
     "{w} in {w};{w} in the {w};to {w};{w} to {w};at {w};{w} at {n};every {w} at {n};up to {n} {w};from {n} to {n};"
     "{n} for {n};{n} + {n};our {w};your {w};my {w};{w} your {w};not {w};no {w};{w} it {w};{w} with {w};{w} on {w};"
     "{w} - {w};{n} - {n};{w} a {w};a {w};I {w} {w};{w} if {w};we {w};be {w};"
-    "{n} {w};{w} {n};{n} {w} {w};{w}: {w};{w} by {w};this {w};all {w};{w} all {w};so {w};{w} as {w};{w} up;{w} off"
+    "{n} {w};{w} {n};{n} {w} {w};{w}: {w};{w} by {w};this {w};all {w};{w} all {w};so {w};{w} as {w};{w} up;{w} off;"
+    "Dr. {w};Dr. {w} {w};Mr. {w};St. {w};{i}. {w};{i}. {w};by {i}. {w};{i}. {i}. {w};{w} {i}. {w};{w} vs. {w};"
+    "{w}. {w}.;{w} {w}. {w} {w}.;{r} {r};{r} {r} {r};{r} by {r};{r} after {r};{r} {w} {r} {w};no {r} no {r};"
+    "{r}, {r};{r} and {r};the {r} of the {r}"
 ).split(";")
 
 
@@ -213,8 +220,10 @@ def random_text(rng: random.Random, words: list[str], max_chars: int, num_words:
         if len(" ".join([*parts, word])) <= max_chars:
             parts.append(word)
     text = " ".join(parts)
-    if rng.random() < 0.2:
-        said = re.sub("{n}", lambda _: random_number(rng), rng.choice(PHRASES))
+    if rng.random() < 0.25:
+        said = rng.choice(PHRASES).replace("{r}", rng.choice(words))
+        said = re.sub("{i}", lambda _: rng.choice(CHARS[:26]), said)
+        said = re.sub("{n}", lambda _: random_number(rng), said)
         said = re.sub("{w}", lambda _: rng.choice(words), said)
         text = said if len(said) <= max_chars else text
     if len(text) < max_chars and rng.random() < 0.12:  # within the text, where it has words enough
@@ -488,7 +497,12 @@ def _shapes(content: Content, rows: int, columns: int, lines: list[Line]) -> tup
         return ()
     # Edges stand on the grid: a cell of a shape is then told by its size and by where in it the cell lies.
     width = min(max(2, round(content.shape_size * (room - 1))), columns - LEFT_OF_SHAPE - 1)
-    height = {"stripe": round(content.shape_size * room / 3), "arrow": round(0.6 * width)}.get(content.shape, width)
+    if content.shape in FORMS:
+        fitting = [side for side in FORM_SIDES if side < room and side < columns - LEFT_OF_SHAPE]
+        if not fitting:
+            return ()
+        width = min(fitting, key=lambda side: abs(side - width))
+    height = {"stripe": round(content.shape_size * room / 3), "arrow": width // 2}.get(content.shape, width)
     height = max(1, height)
     top = start + (room - height) // 2
     left = min(max(round(content.shape_place * columns - width / 2), LEFT_OF_SHAPE), columns - width - 1)
@@ -568,8 +582,8 @@ def shape_wall(seed: int, num_rows: int = 16, num_columns: int = 16) -> Design:
     for _ in range(30):
         kind = rng.choice([k for k in SHAPE_KINDS if k != "frame"])
         shape_color = rng.choice([c for c in COLORS if contrast(PALETTE[c], color) > 25])
-        size = rng.choices(range(2, 13), [5, 5, 5, 4, 4, 3, 3, 3, 3, 2, 2])[0]
-        height = max(1, round(0.6 * size)) if kind == "arrow" else size
+        size = rng.choice(FORM_SIDES) if kind in FORMS else rng.choice([2, 2, 3, 4, 6, 9, 12])
+        height = size // 2 if kind == "arrow" else size
         top, left = rng.randrange(num_rows - height + 1), rng.randrange(num_columns - size + 1)
         box = is_free[top : top + height, left : left + size]
         if box.all():

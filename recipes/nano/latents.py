@@ -35,10 +35,10 @@ class Crop:
 
 # 2048 image tokens a step, twice that for the largest; strips teach what is far away, which large pictures have most of
 MIX = (
-    Crop("wall", 16, 4, 4, 32, 0.22),
+    Crop("wall", 16, 4, 4, 32, 0.14),
     Crop("wall", 16, 8, 8, 8, 0.08),
-    Crop("shapes", 16, 8, 8, 8, 0.08),
-    Crop("shapes", 16, 16, 16, 2, 0.12),
+    Crop("shapes", 16, 8, 8, 8, 0.14),
+    Crop("shapes", 16, 16, 16, 2, 0.14),
     Crop("design", 16, 8, 8, 8, 0.12),
     Crop("design", 16, 16, 16, 2, 0.12),
     Crop("design", 32, 8, 32, 2, 0.04),

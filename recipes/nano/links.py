@@ -1,21 +1,26 @@
-"""Measure each link of nano on the same held-out designs: drawing, VAE, decoder from true tokens, prior read back."""
+"""Measure each link of nano on the same held-out designs: drawing, VAE, decoder from true tokens, prior read back.
+
+The designs are those of the recipe with held-out words, or, with --set, what the rows of a set of `eval` ask for.
+"""
 
 import argparse
 import json
+import random
+from pathlib import Path
 
 import numpy as np
 import torch
 from decoder import Decoder, glyph_batch, shift_of
-from designs import load_words, random_content, small_grid, typeset
+from designs import Content, load_words, random_content, small_grid, typeset
 from diffusers import AutoencoderKL
 from layout import text_to_image_sequence
 from PIL import Image
 from prior import Prior
 from prompts import write_prompt
-from renderer import BackgroundCodebook, draw, prior_tokens
+from renderer import BackgroundCodebook, contrasting_ink, draw, prior_tokens
 from scoring import edit_distance, score
 from training import CODEBOOK, DTYPE, RUNS, autocast
-from type_tokens import CHARS, CODEBOOK_SIZE, GLYPH_CELLS, NAMES, NUM_TEXT_TOKENS, PARTS, SPELLS
+from type_tokens import CHARS, CODEBOOK_SIZE, GLYPH_CELLS, NAMES, NUM_TEXT_TOKENS, PALETTE, PARTS, SPELLS
 from vae import to_tensor
 
 
@@ -27,8 +32,6 @@ def to_picture(decoded: torch.Tensor) -> np.ndarray:
 @torch.no_grad()
 def paint(decoder: Decoder, vae: AutoencoderKL, tokens: np.ndarray, prompt: str, seed: int, num_steps: int):
     """Denoise from true tokens with guidance 1.5 and decode, uint8 (512, 512, 3)."""
-    import random
-
     rows, columns = tokens.shape
     height, width = 32 * rows, 32 * columns
     x = torch.randn(1, 16, 4 * rows, 4 * columns, generator=torch.Generator().manual_seed(seed))
@@ -132,6 +135,28 @@ def read_back(tokens: np.ndarray) -> list[str]:
     return lines
 
 
+def content_of(row: dict) -> Content:
+    """Return what a row of a set asks for; what it leaves open is as the recipe has it, a colour by chance."""
+    asked, texts = row["asked"], row["texts"]
+    color, bottom = asked["gradient"] or (asked["background"], "")
+    color = color or random.Random(row["seed"]).choice(list(PALETTE))
+    headline, subtitle, footer = [*texts, "", ""][:3]
+    place, second_place, third_place = [*((p or "") for p in asked["positions"]), "", ""][:3]
+    return Content(
+        headline,
+        subtitle,
+        footer,
+        style=(asked["style"] or "sans") + (" regular" if asked["weight"] == "regular" else ""),
+        ink=asked["text_color"] or contrasting_ink(color),
+        place=place or ("top" if second_place else "middle"),
+        second_place=second_place,
+        third_place=third_place,
+        align=asked["alignment"] or "center",
+        color=color,
+        bottom_color=bottom,
+    )
+
+
 def main() -> None:
     """Print the measures as JSON and write a sheet of pictures: drawing, VAE, decoder, a column a design."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -143,16 +168,22 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(512, 512), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--small-only", action="store_true", help="write the small grid alone")
     parser.add_argument("--parts", default="draw,vae,decoder,prior")
+    parser.add_argument("--set", help="the first rows of this set instead of the recipe's own designs: held_out, ...")
     args = parser.parse_args()
     from pack import load_run
 
     _, words = load_words()
     codebook = BackgroundCodebook.load(CODEBOOK)
     parts, grid = args.parts.split(","), (args.size[1] // 32, args.size[0] // 32)
-    seeds = range(81_000_000, 81_000_000 + args.num)
-    contents = [random_content(seed, words) for seed in seeds]
+    if args.set:
+        path = Path(__file__).parent / f"eval/{args.set}.json"
+        asked_for = json.loads(path.read_text(encoding="utf-8"))[: args.num]
+        contents, prompts = [content_of(row) for row in asked_for], [row["prompt"] for row in asked_for]
+    else:
+        seeds = range(81_000_000, 81_000_000 + args.num)
+        contents = [random_content(seed, words) for seed in seeds]
+        prompts = [write_prompt(content, seed, words) for content, seed in zip(contents, seeds, strict=True)]
     designs = [typeset(content, *grid) for content in contents]
-    prompts = [write_prompt(content, seed, words) for content, seed in zip(contents, seeds, strict=True)]
     texts = [[line.text for line in d.lines] for d in designs]
     rows: dict[str, list[np.ndarray]] = {"draw": [draw(d) for d in designs]}
     if "vae" in parts or "decoder" in parts:

@@ -110,13 +110,14 @@ STYLE_WORDS = {
 PLACE_WORDS = {
     "top": "at the top;on top;near the top;in the upper part;top;at the upper edge;in the top third;up high;"
     "along the top;at the very top;in the upper half;toward the top;above;placed at the top;in the top area;"
-    "top of the page;right at the top;in the top part;up top",
+    "top of the page;right at the top;in the top part;up top;in the upper third",
     "middle": "in the middle;in the center;in the centre;middle;halfway down;vertically centered;right in the middle;"
     "in the exact middle;at the center of the picture;in the central part;placed in the middle;"
     "across the middle;middle of the page;across the centre;in the middle of it;dead center",
     "bottom": "at the bottom;near the bottom;in the lower part;bottom;at the foot;in the bottom third;low down;"
     "along the bottom;at the very bottom;in the lower half;toward the bottom;at the lower edge;"
-    "placed at the bottom;right at the bottom;by the bottom edge;in the bottom part;down at the bottom;bottom edge",
+    "placed at the bottom;right at the bottom;by the bottom edge;in the bottom part;down at the bottom;bottom edge;"
+    "in the lower third",
 }
 ALIGN_WORDS = {
     "left": "aligned left;left-aligned;on the left;flush left;left aligned;to the left;on the left side;"
@@ -179,11 +180,12 @@ SHAPE_WORDS = {
     "ring": "a {c} ring;a {c} hoop;with a {c} ring;a {c} outlined circle",
     "frame": "a {c} frame;a {c} border;with a {c} border;with a {c} frame;framed in {c};a thick {c} border;"
     "a fine {c} frame;{c} border;{c} border all around;a {c} frame around everything;with a narrow {c} border;"
-    "a {c} line around the edge;an ornamental {c} border",
+    "a {c} line around the edge;an ornamental {c} border;{c} frame;a thin {c} frame;{c} frame around the text;"
+    "surrounded by a {c} frame;with a thin {c} border",
     "stripe": "a {c} stripe;a {c} band;with a {c} stripe;a horizontal {c} bar;a {c} line across",
     "box": "a {c} box;a {c} square;with a {c} box;a {c} block",
-    "star": "a {c} star;with a {c} star;a five-pointed {c} star;one {c} star",
-    "arrow": "a {c} arrow;with a {c} arrow;an arrow in {c};a {c} arrow pointing right",
+    "star": "a {c} star;with a {c} star;a five-pointed {c} star;one {c} star;{c} star;a big {c} star",
+    "arrow": "a {c} arrow;with a {c} arrow;an arrow in {c};a {c} arrow pointing right;{c} arrow;a big {c} arrow",
     "triangle": "a {c} triangle;with a {c} triangle;a {c} pyramid;a {c} mountain",
     "badge": "a {c} badge;with a {c} badge;a {c} seal;a round {c} badge",
 }
@@ -205,7 +207,9 @@ SOLID_WORDS = (
 ).split(";")
 SOLID_AND_INK_WORDS = (
     "{c} with {i} letters;{c} with {i} lettering;{i} on {c};{c} with {i} type;{c} and {i};{c}, type in {i};"
-    "{c}, {i} letters;{i} letters on {c};{c} with {i} text"
+    "{c}, {i} letters;{i} letters on {c};{c} with {i} text;{c} background with {i} text;"
+    "{c} background with {i} letters;{i} text on a {c} background;a {c} background with {i} type;"
+    "{i} lettering over a {c} background"
 ).split(";")
 GRADIENT_WORDS = (
     "gradient from {c} to {d};{c} to {d} gradient background;a {c} to {d} gradient;background fading from {c} to {d};"
@@ -290,6 +294,8 @@ def write_prompt(content: Content, seed: int, words: list[str]) -> str:
         clauses.append(_type(rng, content))
     if is_pair:
         color, ink = color_word(rng, content.color), color_word(rng, content.ink)
+        if "regular" not in content.style and rng.random() < 0.25:
+            ink = rng.choice((f"bold {ink}", f"{ink} bold"))
         clauses.append(say_colors(rng.choice(SOLID_AND_INK_WORDS), c=color, i=ink))
     elif says_solid and rng.random() < 0.15:
         noun = f"{color_word(rng, content.color)} {noun}"
@@ -319,6 +325,7 @@ def write_prompt(content: Content, seed: int, words: list[str]) -> str:
     details = _details(rng, words, rng.choice([0, 0, 0, 1, 1, 2, 4]))
     if rng.random() < 0.35:
         texts = _text_sentences(rng, content, quote, bool(own_place), style)
+        clauses = _joined(rng, clauses, ", ")
         return _finish(rng, rng.choice(LEADS) + head + _in_sentences(rng, texts, clauses + details))
     if rng.random() < 0.12:  # the text comes first
         head = (
@@ -348,9 +355,20 @@ def write_prompt(content: Content, seed: int, words: list[str]) -> str:
             where = f" {_pick(rng, PLACE_WORDS, place)}" if place else ""
             words = f"{where} {quote(text)}" if where and rng.random() < 0.3 else f" {quote(text)}{where}"
             says += f"{rng.choice(['', ',', ','])} {lead}{words}"
-    tail = clauses + details
     separator = rng.choice([", ", ", ", ", ", ". "])
+    tail = _joined(rng, clauses, separator) + details
     return _finish(rng, head + says + "".join(separator + c for c in tail))
+
+
+def _joined(rng: random.Random, clauses: list[str], separator: str) -> list[str]:
+    """Join some that begin with an article to the clause before: a red background and a star."""
+    found: list[str] = []
+    for clause in clauses:
+        if found and clause.startswith(("a ", "an ", "one ")) and rng.random() < 0.5:
+            found[-1] += rng.choice((" and ", " with ", " and ", f"{separator}and ")) + clause
+        else:
+            found.append(clause)
+    return found
 
 
 def _text_sentences(

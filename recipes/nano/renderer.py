@@ -368,7 +368,10 @@ def prior_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
             y, x = np.mgrid[:num_rows, :num_columns]
             area = AREA + AREAS * (AREAS * (2 * y + 1) // (2 * num_rows)) + AREAS * (2 * x + 1) // (2 * num_columns)
             named = message(list(PALETTE.values()).index(shape.color), FORM + FORMS.index(shape.kind))
-            box[:] = np.where(box < NUM_TEXT_TOKENS, box, np.where((y + x) % 2, area, named))
+            # Where an area is one cell, every other cell names the shape; where it is four, the first of them does:
+            # so what a cell shows is decided by the cells around it, wherever the box ends.
+            is_named = (y + x) % 2 == 0 if num_columns <= AREAS else (y % 2 == 0) & (x % 2 == 0)
+            box[:] = np.where(box < NUM_TEXT_TOKENS, box, np.where(is_named, named, area))
     return written
 
 

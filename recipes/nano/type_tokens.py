@@ -3,9 +3,9 @@
 A glyph fills whole cells: small type one, a headline two (upper and lower), display type two by three. A text token
 names a character, the part of its glyph and the style; the ink is named once for the whole picture, by the plain
 cells of its uppermost row. So 90 characters in 6 styles, 27 inks and 3 sizes take 2790 tokens, not 75 000.
-A round or slanted shape is named by all cells of its box: every other one tells kind and colour, those between them in
-which sixteenth of the box they lie; what a cell shows of it follows from both. A gradient goes from one colour of the
-palette to another in three mixtures, which have tokens of their own.
+A round or slanted shape, 4 or 8 cells wide, is named by all cells of its box: some tell kind and colour, the others in
+which sixteenth of the box they lie; what a cell shows of it follows from what the cells around it tell. A gradient goes
+from one colour of the palette to another in three mixtures, which have tokens of their own.
 """
 
 from dataclasses import dataclass
@@ -52,6 +52,7 @@ ALIGNMENTS = ("left", "center", "right")
 MAX_COLUMNS, MAX_ROWS, MAX_LENGTH, MAX_LINES = 30, 24, 24, 7
 FORMS = ("circle", "ring", "star", "arrow", "triangle", "badge")  # shapes whose edges do not stand on the grid
 AREAS = 4  # into which a box is divided on each side
+FORM_SIDES = (8, 4)  # cells that a box is wide
 MIX_STEPS = 4  # from one colour to another, of which three are mixtures
 # Mixtures of two palette colours as (near, far, quarters of the far one): mostly one of them, then halves.
 MIXES = tuple((a, b, 1) for a in range(len(COLORS)) for b in range(len(COLORS)) if a != b) + tuple(

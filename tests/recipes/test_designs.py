@@ -253,22 +253,27 @@ def test_mixtures_are_what_their_names_say(recipe):
 
 
 @pytest.mark.parametrize("kind", ["circle", "ring", "star", "arrow", "triangle", "badge"])
-def test_a_round_or_slanted_shape_is_named_by_the_cells_of_its_box(recipe, codebook, kind):
-    content = recipe.Content("tea", color="navy", shape=kind, shape_color="gold", place="top")
+@pytest.mark.parametrize(("size", "side"), [(0.3, 4), (1.0, 8)])
+def test_a_round_or_slanted_shape_is_named_by_the_cells_of_its_box(
+    recipe, codebook, kind, size, side
+):
+    content = recipe.Content(
+        "tea", color="navy", shape=kind, shape_color="gold", place="top", shape_size=size
+    )
     design = recipe.typeset(content, 16, 16)
     ((row, column, num_rows, num_columns),) = (shape.cells for shape in design.shapes)
+    assert (num_rows, num_columns) == (side // 2 if kind == "arrow" else side, side)
     named = recipe.message(recipe.COLORS.index("gold"), recipe.FORM + recipe.FORMS.index(kind))
     picture = recipe.prior_tokens(design, codebook)
     in_box = np.zeros((16, 16), bool)
     in_box[row : row + num_rows, column : column + num_columns] = True
     tells_area = (picture >= recipe.AREA) & (picture < recipe.FIRST_BACKGROUND)
-    assert num_rows > 2 and ((picture == named) | tells_area == in_box).all()
+    assert ((picture == named) | tells_area == in_box).all()
     box = picture[row : row + num_rows, column : column + num_columns]
-    assert (box[::2, ::2] == named).all() and (box[1::2, 1::2] == named).all()
-    across = box[0, 1::2] - recipe.AREA
-    assert list(across) == sorted(across) and across[0] >= 0 and across[-1] in (2, 3)
-    lowest = box[-1, num_rows % 2 :: 2] - recipe.AREA
-    assert (lowest >= 12).all()
+    assert (box[::2, ::2] == named).all() and (box[:, 1::2] == named).any() == (side == 4)
+    y, x = np.nonzero(box != named)
+    down, across = np.divmod(box[y, x] - recipe.AREA, 4)
+    assert (down == (4 * y + 2) // num_rows).all() and (across == (4 * x + 2) // side).all()
     # a source is read cell by cell: nothing tells there what a cell belongs to
     assert not (recipe.source_tokens(design, codebook) == named).any()
     picture = recipe.draw(design)
@@ -276,6 +281,29 @@ def test_a_round_or_slanted_shape_is_named_by_the_cells_of_its_box(recipe, codeb
         16, 32, 16, 32
     )
     assert not gold.any((1, 3))[~in_box].any()
+
+
+@pytest.mark.parametrize("kind", ["circle", "ring", "star", "arrow", "triangle", "badge"])
+def test_what_a_cell_of_a_shape_shows_is_decided_by_the_cells_around_it(recipe, codebook, kind):
+    shown = {}
+    for size in (0.3, 1.0):
+        content = recipe.Content(
+            "tea", color="navy", shape=kind, shape_color="gold", place="top", shape_size=size
+        )
+        design = recipe.typeset(content, 16, 16)
+        tokens, picture = recipe.prior_tokens(design, codebook), recipe.draw(design)
+        row, column, num_rows, num_columns = design.shapes[0].cells
+        plain = np.isin(recipe.NAMES.message[tokens], range(recipe.FORM)) | (
+            tokens >= recipe.FIRST_BACKGROUND
+        )
+        tokens = np.where(plain, -1, tokens)
+        for r in range(row, row + num_rows):
+            for c in range(column, column + num_columns):
+                around = tokens[r - 1 : r + 2, c - 1 : c + 2]
+                cell = picture[32 * r : 32 * r + 32, 32 * c : 32 * c + 32]
+                assert around.shape == (3, 3)
+                before = shown.setdefault(around.tobytes(), cell)
+                assert (before == cell).all(), (kind, size, r - row, c - column)
 
 
 def test_shapes_of_a_wall_keep_clear_of_each_other_and_of_the_frame(recipe):
