@@ -21,6 +21,9 @@ from renderer import (
     build_codebook,
     contrast,
     contrasting_ink,
+    form,
+    form_height,
+    form_message,
     luminance,
 )
 from type_tokens import (
@@ -30,8 +33,8 @@ from type_tokens import (
     COLORS,
     COLUMNS,
     FIRST_BACKGROUND,
+    FORM_KINDS,
     FORM_SIDES,
-    FORMS,
     GLYPH_CELLS,
     INK,
     LAST,
@@ -56,7 +59,7 @@ from type_tokens import (
 SHAPE_KINDS = ("circle", "ring", "frame", "stripe", "box", "star", "arrow", "triangle", "badge")
 PLANNED_SHAPES = (*SHAPE_KINDS, "panel")
 BELOW = 7  # column of the plan that tells how far the next line is, behind a line's style, size, place and so on
-LEFT_OF_SHAPE = 3  # columns that tell where it begins and ends (renderer.py)
+LEFT_OF_SHAPE = 4  # columns that tell where it begins and ends, and which it is (renderer.py)
 PICTURE_SIZES = (  # width, height in px: the presets, then what lies between
     ((512, 512), 10),
     ((1024, 1024), 4),
@@ -167,7 +170,7 @@ def random_number(rng: random.Random) -> str:
             f"{rng.randrange(-9, 40)}°",
             f"{rng.randrange(1, 12)}-{rng.randrange(1, 13)}",
             f"{rng.randrange(6, 13)}-{rng.randrange(13, 24)} h",
-            f"{rng.choice(DAYS)[:3]}-{rng.choice(DAYS)[:3]}",
+            "-".join(day[:3] for day in rng.sample(DAYS, 2)),
             f"{rng.randrange(100, 1000)}-{rng.randrange(10000):04d}",
             f"-{rng.randrange(5, 90)}%",
             f"{rng.randrange(1, 1000)} {rng.choice(['g', 'kg', 'ml', 'km', 'pm', 'cm'])}",
@@ -238,7 +241,7 @@ def random_text(rng: random.Random, words: list[str], max_chars: int, num_words:
     text = text.replace("'S", "'s")
     if rng.random() < 0.06:
         text = "".join(rng.choice(ACCENTED.get(c, c)) for c in text)
-    if rng.random() < 0.12 and len(text) < max_chars:
+    if rng.random() < 0.12 and len(text) < max_chars and not text.endswith((".", ":")):
         text += rng.choice("!?.!:")
     return text
 
@@ -309,15 +312,17 @@ def _decorate(rng: random.Random, content: Content) -> Content:
         is_darker = luminance(PALETTE[content.color]) < luminance(ink)  # all the way down
         similar = [c for c in similar if (luminance(PALETTE[c]) < luminance(ink)) == is_darker]
         return replace(content, bottom_color=rng.choice(similar)) if similar else content
-    if chance < 0.6:
+    if chance < 0.75:
         return replace(
             content,
-            shape=rng.choices(SHAPE_KINDS, [1 + 2 * (kind == "frame") for kind in SHAPE_KINDS])[0],
+            shape=rng.choices(
+                SHAPE_KINDS, [3 if kind == "frame" else 1 + (kind in FORM_KINDS) for kind in SHAPE_KINDS]
+            )[0],
             shape_color=rng.choice(under),
             shape_place=rng.choice([0.5, 0.5, 0.5, 0.25, 0.75]),
             shape_size=rng.choice([0.5, 0.75, 1.0]),
         )
-    if chance < 0.67 and content.headline and not content.subtitle:
+    if chance < 0.82 and content.headline and not content.subtitle:
         panel = rng.choice(under)
         return replace(content, panel_color=panel, ink=contrasting_ink(panel))
     return content
@@ -421,8 +426,8 @@ def plan_tokens(content: Content, design: Design) -> np.ndarray:
     letters and length as far as there is room, while it is known where in the prompt they are; the second says style,
     size, place, alignment and the rows left empty above it, then the number again, the column at which it begins, and
     the rows left empty below it or that it is the last. The rows that remain count down to the picture; the first of
-    them tells the shape, if there is one: its kind, named as a length is, then in its colour its first row and column,
-    its height and width.
+    them tells the shape, if there is one: its kind, as the picture does or else as a length is named, then in its
+    colour its first row and column, its height and width.
     """
     rows, columns = small_grid(design.num_rows, design.num_columns)
     color = COLORS.index(content.color)
@@ -435,7 +440,7 @@ def plan_tokens(content: Content, design: Design) -> np.ndarray:
         top, left, height, width = design.shapes[0].cells
         color_of_shape = COLORS.index(content.panel_color or content.shape_color)
         tokens[first_free, 1:6] = [
-            LENGTH + PLANNED_SHAPES.index(kind),
+            form_message(design.shapes[0]) if kind in FORM_KINDS else LENGTH + PLANNED_SHAPES.index(kind),
             message(color_of_shape, ROWS + min(top, MAX_ROWS)),
             message(color_of_shape, COLUMNS + min(max(left, 1), MAX_COLUMNS) - 1),
             message(color_of_shape, ROWS + min(height, MAX_ROWS)),
@@ -480,45 +485,42 @@ def _shapes(content: Content, rows: int, columns: int, lines: list[Line]) -> tup
     first = min((line.row for line in lines), default=rows // 2)
     last = max((line.row + line.num_rows for line in lines), default=first)
     if content.panel_color:
-        left = min(line.column for line in lines) - 1
-        right = max(line.column + line.num_columns for line in lines) + 1
+        left = max(min(line.column for line in lines) - 1, 0)
+        right = min(max(line.column + line.num_columns for line in lines) + 1, columns)
         y, half = (first + last) / 2, (last - first) / 2
         x, half_width = (left + right) / 2, (right - left) / 2
         return (Shape("box", y, x, half + 1, half_width, PALETTE[content.panel_color]),)
     if not content.shape:
         return ()
     if content.shape == "frame":
-        return _shape("frame", content.shape_color, 0, 0, rows, columns)
+        return (_shape("frame", content.shape_color, 0, 0, rows, columns),)
     gaps = [(a.row + a.num_rows, b.row) for a, b in itertools.pairwise(lines)]
     gaps = [(1, first), *gaps, (last, rows)]  # the first row names the ink
     start, end = max(gaps, key=lambda gap: gap[1] - gap[0])
     room = end - start
     if room < 3:
         return ()
-    # Edges stand on the grid: a cell of a shape is then told by its size and by where in it the cell lies.
     width = min(max(2, round(content.shape_size * (room - 1))), columns - LEFT_OF_SHAPE - 1)
-    if content.shape in FORMS:
-        fitting = [side for side in FORM_SIDES if side < room and side < columns - LEFT_OF_SHAPE]
+    if content.shape in FORM_KINDS:
+        fitting = [s for s in FORM_SIDES if form_height(content.shape, s) < room and s < columns - LEFT_OF_SHAPE]
         if not fitting:
             return ()
         width = min(fitting, key=lambda side: abs(side - width))
-    height = {"stripe": round(content.shape_size * room / 3), "arrow": width // 2}.get(content.shape, width)
-    height = max(1, height)
+    height = form_height(content.shape, width)
+    if content.shape == "stripe":
+        height = max(1, round(content.shape_size * room / 3))
     top = start + (room - height) // 2
     left = min(max(round(content.shape_place * columns - width / 2), LEFT_OF_SHAPE), columns - width - 1)
     if content.shape == "stripe":
         left, width = 0, columns
-    return _shape(content.shape, content.shape_color, top, left, height, width)
+    return (_shape(content.shape, content.shape_color, top, left, height, width),)
 
 
-def _shape(kind: str, color: str, top: int, left: int, height: int, width: int) -> tuple[Shape, ...]:
+def _shape(kind: str, color: str, top: int, left: int, height: int, width: int) -> Shape:
     """Return the shape that fills a box of cells; one that is as high as wide takes the box's width."""
-    y, x, radius, rgb = top + height / 2, left + width / 2, width / 2, PALETTE[color]
-    if kind in ("frame", "stripe", "arrow", "box"):
-        return (Shape(kind, y, x, height / 2, radius, rgb),)
-    if kind == "ring":
-        return (Shape("ring", y, x, 0.5, radius - 0.5, rgb),)
-    return (Shape(kind, y, x, radius, radius, rgb),)
+    if kind in FORM_KINDS:
+        return form(kind, top, left, width, PALETTE[color])
+    return Shape(kind, top + height / 2, left + width / 2, height / 2, width / 2, PALETTE[color])
 
 
 def small_grid(rows: int, columns: int) -> tuple[int, int]:
@@ -577,16 +579,20 @@ def shape_wall(seed: int, num_rows: int = 16, num_columns: int = 16) -> Design:
     shapes: list[Shape] = []
     is_free = np.ones((num_rows, num_columns), bool)
     if rng.random() < 0.3:
-        shapes += _shape("frame", rng.choice(COLORS), 0, 0, num_rows, num_columns)
+        shapes.append(_shape("frame", rng.choice(COLORS), 0, 0, num_rows, num_columns))
         is_free[[0, -1]] = is_free[:, [0, -1]] = False
+    colors = [c for c in COLORS if contrast(PALETTE[c], color) > 25]
+    color_of_forms = rng.choice(colors)  # stencils do not tell which of two colours is theirs
     for _ in range(30):
         kind = rng.choice([k for k in SHAPE_KINDS if k != "frame"])
-        shape_color = rng.choice([c for c in COLORS if contrast(PALETTE[c], color) > 25])
-        size = rng.choice(FORM_SIDES) if kind in FORMS else rng.choice([2, 2, 3, 4, 6, 9, 12])
-        height = size // 2 if kind == "arrow" else size
-        top, left = rng.randrange(num_rows - height + 1), rng.randrange(num_columns - size + 1)
-        box = is_free[top : top + height, left : left + size]
+        size = rng.choice(FORM_SIDES) if kind in FORM_KINDS else rng.choice([2, 2, 3, 4, 6, 9, 12])
+        height = form_height(kind, size)
+        top, left = rng.randrange(num_rows - height + 1), rng.randrange(1, num_columns - size + 1)
+        box = is_free[
+            top : top + height, left - (kind in FORM_KINDS) : left + size
+        ]  # with the cells that name its colour
         if box.all():
             box[:] = False
-            shapes += _shape(kind, shape_color, top, left, height, size)
+            shape_color = color_of_forms if kind in FORM_KINDS else rng.choice(colors)
+            shapes.append(_shape(kind, shape_color, top, left, height, size))
     return Design(num_rows, num_columns, color, bottom, (), tuple(shapes), contrasting_ink(name))

@@ -221,7 +221,8 @@ def _reshape(rng: random.Random, content: Content, words: list[str]) -> tuple[Co
     changed = replace(content, shape=shape, shape_color=color, shape_place=0.5, shape_size=0.75, panel_color="")
     if content.panel_color:
         changed = replace(changed, ink=contrasting_ink(content.color))
-    words_of = [w.removeprefix("with ") for w in SHAPE_WORDS[shape].split(";") if "framed" not in w]
+    words_of = [w.removeprefix("with ") for w in SHAPE_WORDS[shape].split(";")]
+    words_of = [w for w in words_of if not any(said in w for said in ("framed", "surrounded", "around"))]
     what = say_colors(rng.choice(words_of), c=color_word(rng, color))
     phrases = "add {w};put {w} in;also show {w};with {w};add {w} to it;draw {w};give it {w}"
     if shape == "frame":

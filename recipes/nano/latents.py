@@ -14,7 +14,18 @@ from edits import random_edit
 from prompts import write_prompt
 from renderer import BackgroundCodebook, Design, draw, prior_tokens, source_tokens
 from training import DEVICE, autocast, in_processes
-from type_tokens import COLORS, FIRST_BACKGROUND, FIRST_COLORED, FIRST_COLORLESS, FORM, INK, NUM_MESSAGES, message
+from type_tokens import (
+    COLORS,
+    FIRST_BACKGROUND,
+    FIRST_COLORED,
+    FIRST_COLORLESS,
+    FORM,
+    INK,
+    NAMES,
+    NUM_MESSAGES,
+    STENCIL,
+    message,
+)
 from vae import to_tensor
 
 
@@ -179,9 +190,11 @@ class LatentStore:
         latents, tokens, numbers = [], [], []
         for _ in range(batch):
             slot = rng.randrange(len(self))
-            for _ in range(6):  # a window with a plain cell, so that it can name the ink
+            for _ in range(6):  # a window with a plain cell, that can name the ink, and no stencils without a colour
                 y, x = rng.randrange(self.cells + 1 - rows), rng.randrange(self.cells + 1 - columns)
-                if _color_of(self.tokens[slot, 0, y : y + rows, x : x + columns]).max() >= 0:
+                shown = self.tokens[slot, 0, y : y + rows, x : x + columns]
+                has_stencils = ((shown >= STENCIL) & (shown < FIRST_BACKGROUND)).any()
+                if _color_of(shown).max() >= 0 and not (has_stencils and (NAMES.message[shown] < FORM).all()):
                     break
             window = self.latents[slot, :, :, 4 * y : 4 * (y + rows), 4 * x : 4 * (x + columns)]
             latents.append(window)
@@ -193,7 +206,8 @@ class LatentStore:
 
 def _color_of(tokens: np.ndarray) -> np.ndarray:
     """Return the palette colour of plain cells, -1 for all others."""
-    said = (tokens >= FIRST_COLORED) & (tokens < FIRST_COLORLESS) & ((tokens - FIRST_COLORED) % NUM_MESSAGES < FORM)
+    said = (tokens >= FIRST_COLORED) & (tokens < FIRST_COLORLESS)
+    said &= (tokens - FIRST_COLORED) % NUM_MESSAGES < FORM
     plain = (tokens >= FIRST_BACKGROUND) & (tokens < FIRST_BACKGROUND + len(COLORS))
     return np.where(said, (tokens - FIRST_COLORED) // NUM_MESSAGES, np.where(plain, tokens - FIRST_BACKGROUND, -1))
 

@@ -1,6 +1,7 @@
 """Measure each link of nano on the same held-out designs: drawing, VAE, decoder from true tokens, prior read back.
 
-The designs are those of the recipe with held-out words, or, with --set, what the rows of a set of `eval` ask for.
+The designs are those of the recipe with held-out words, or, with --set, what the rows of a set of `eval` ask for, at
+the size of --size.
 """
 
 import argparse
@@ -17,11 +18,13 @@ from layout import text_to_image_sequence
 from PIL import Image
 from prior import Prior
 from prompts import write_prompt
-from renderer import BackgroundCodebook, contrasting_ink, draw, prior_tokens
+from renderer import BackgroundCodebook, contrast, draw, prior_tokens
 from scoring import edit_distance, score
 from training import CODEBOOK, DTYPE, RUNS, autocast
 from type_tokens import CHARS, CODEBOOK_SIZE, GLYPH_CELLS, NAMES, NUM_TEXT_TOKENS, PALETTE, PARTS, SPELLS
 from vae import to_tensor
+
+OF_PALETTE = {"turquoise": "cyan"}  # the sets' names that the palette does not have
 
 
 def to_picture(decoded: torch.Tensor) -> np.ndarray:
@@ -136,10 +139,12 @@ def read_back(tokens: np.ndarray) -> list[str]:
 
 
 def content_of(row: dict) -> Content:
-    """Return what a row of a set asks for; what it leaves open is as the recipe has it, a colour by chance."""
+    """Return what a row of a set asks for, but for its size; what it leaves open is as the recipe has it."""
     asked, texts = row["asked"], row["texts"]
-    color, bottom = asked["gradient"] or (asked["background"], "")
-    color = color or random.Random(row["seed"]).choice(list(PALETTE))
+    named = [OF_PALETTE.get(name, name) for name in asked["gradient"] or [asked["background"]] if name]
+    color, bottom = [*(named or [random.Random(row["seed"]).choice(list(PALETTE))]), ""][:2]
+    grounds = [PALETTE[name] for name in (color, bottom) if name]
+    ink = max(("black", "white"), key=lambda name: min(contrast(PALETTE[name], ground) for ground in grounds))
     headline, subtitle, footer = [*texts, "", ""][:3]
     place, second_place, third_place = [*((p or "") for p in asked["positions"]), "", ""][:3]
     return Content(
@@ -147,7 +152,7 @@ def content_of(row: dict) -> Content:
         subtitle,
         footer,
         style=(asked["style"] or "sans") + (" regular" if asked["weight"] == "regular" else ""),
-        ink=asked["text_color"] or contrasting_ink(color),
+        ink=OF_PALETTE.get(asked["text_color"], asked["text_color"]) or ink,
         place=place or ("top" if second_place else "middle"),
         second_place=second_place,
         third_place=third_place,
@@ -168,7 +173,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(512, 512), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--small-only", action="store_true", help="write the small grid alone")
     parser.add_argument("--parts", default="draw,vae,decoder,prior")
-    parser.add_argument("--set", help="the first rows of this set instead of the recipe's own designs: held_out, ...")
+    parser.add_argument("--set", choices=("held_out", "freely_written"), help="its first rows instead of designs")
     args = parser.parse_args()
     from pack import load_run
 
@@ -211,11 +216,13 @@ def main() -> None:
                 lines = read_back(tokens)
                 wanted = [line.text for line in typeset(content, *grid).lines]
                 print(wanted, "->", lines, flush=True)
-                read = {w for line in lines for w in line.split()}
+                read = [w for line in lines for w in line.split()]
                 for word in " ".join(wanted).split():
-                    found.append(word in read)
-                    distances = (1 - edit_distance(word, r) / max(len(word), len(r)) for r in read)
+                    distances = [1 - edit_distance(word, r) / max(len(word), len(r)) for r in read]
                     similar.append(max(distances, default=0.0))
+                    found.append(word in read)
+                    if word in read:
+                        read.remove(word)  # one that is asked for twice is to be there twice
         result |= {"prior small grid": _mean(*small)} | ({} if args.small_only else {"prior": _mean(*large)})
     sheet = np.concatenate([np.concatenate(pictures, axis=1) for pictures in rows.values()], axis=0)
     Image.fromarray(sheet).save(RUNS / "links.png")

@@ -8,6 +8,7 @@ Expected on one CPU core: letters right .5 after 15 minutes, .9 after 40, .97 af
 import argparse
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from code_table import CodeTable
-from designs import BELOW, load_codebook, load_words, plan_tokens, random_content, random_grid, typeset
+from designs import BELOW, LEFT_OF_SHAPE, load_codebook, load_words, plan_tokens, random_content, random_grid, typeset
 from edits import random_edit
 from layout import (
     FIRST_BYTE,
@@ -45,7 +46,6 @@ from training import (
     split_parameters,
 )
 from type_tokens import (
-    AREA,
     CHARS,
     CODEBOOK_SIZE,
     COLORS,
@@ -54,16 +54,19 @@ from type_tokens import (
     FIRST_COLORLESS,
     FIRST_MIX,
     FORM,
+    FORM_SIDES,
     LENGTH,
+    LINE,
     MIXES,
     NAMES,
     NUM_TEXT_TOKENS,
     ROWS,
     SPELLS,
+    STENCIL,
 )
 
 Batch = tuple[np.ndarray, ...]
-# the colour of a cell that is nothing but background, or of the palette beside a message; -1 of all other ids
+# the colour of a cell that is nothing but background, or that is named beside a message; -1 of all other ids
 SHADE = np.full(VOCAB_SIZE, -1)
 SHADE[:CODEBOOK_SIZE] = np.where(NAMES.background >= 0, NAMES.background, NAMES.color)
 FIRST_CELL, TURN = 12.0, 5.0
@@ -272,7 +275,10 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     weights = np.select([spells, is_text, previous < NUM_TEXT_TOKENS], [1.0, 0.5, 1.0], 0.2)
     # Whether a shape is there must not tell how much a cell weighs: what is rare would become likely.
     column = sequence.positions[2] - sequence.positions[0]
-    weights[~in_plan & _could_turn(sequence, start + num_planned)] = 1.0
+    could_turn, begins, is_named = _could_turn(sequence, start + num_planned)
+    weights[~in_plan & could_turn] = 1.0
+    weights[~in_plan & begins] = 2.0  # all rows below follow from the first
+    weights[~in_plan & is_named] = 4.0  # which shape it is
     # behind a message without a colour the step of a gradient is named: the rest of the row copies it
     weights[~in_plan & (column == 1) & (previous >= FIRST_COLORLESS) & (previous < LENGTH)] = TURN
     weights[column == 0] = 1.5  # a row's first cell: does a line begin here?
@@ -288,15 +294,13 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     before = np.where(previous < CODEBOOK_SIZE, NAMES.message[previous.clip(max=CODEBOOK_SIZE - 1)], -1)
     weights[in_plan & (column == 1) & (before >= ROWS) & (SHADE[ids] >= 0)] = 2.0  # no shape follows the lines
     # where the picture carries the plan out: its ink, and how far it is to the next line
-    told = ~in_plan & (said >= 0) & (said < FORM) & (ids < CODEBOOK_SIZE)
+    told = ~in_plan & (said >= 0) & (ids < CODEBOOK_SIZE)
     weights[told] = np.maximum(weights[told], 1.0)
     # a shape is below, or it is not; it begins in this row, or it does not
     leads = (SHADE[previous] >= 0) & (SHADE[previous] < len(COLORS)) & ~((before >= COLUMNS) & (before < ROWS))
     is_free = ~in_plan & leads & ~is_text & (ids < CODEBOOK_SIZE)
     weights[is_free & (column == 1)] = 2.0
     weights[is_free & (column == 2)] = np.maximum(weights[is_free & (column == 2)], 1.0)
-    is_area = (ids >= AREA) & (ids < FIRST_BACKGROUND)
-    weights[~in_plan & (is_area | np.roll(is_area, 1)) & (column > 0)] = 1.0  # inside of a box, and where it ends
     weights[~sequence.is_target] = 0
     weights[_after_a_gap(sequence)] = 0
     inside = ~in_plan & sequence.is_target & (sequence.positions[1] - sequence.positions[0] == 1) & (column == 1)
@@ -310,28 +314,38 @@ def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
     return weights
 
 
-def _could_turn(sequence: Sequence, first: int) -> np.ndarray:
+def _could_turn(sequence: Sequence, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find cells of the picture, whose tokens begin at `first`, that may be of another colour than the one before.
 
     Told by what stands before them alone: the row above turns there, the cell before is not like the one above it, or
-    it counted down.
+    it counted down, or a round or slanted shape has begun in this row. And those of the first row of such a shape, and
+    those that may name it.
     """
-    could = np.zeros(len(sequence.ids), bool)
+    could, begins, is_named = np.zeros((3, len(sequence.ids)), bool)
     ids, base = sequence.ids[first:], sequence.positions[0, first:]
     if not len(ids):
-        return could
+        return could, begins, is_named
     row, column = sequence.positions[1, first:] - base, sequence.positions[2, first:] - base
     shade = np.full((row.max() + 2, column.max() + 2), -1)  # the row above and the column before there are none
-    counts = np.zeros(shade.shape, bool)
+    reach = max(FORM_SIDES) + 1  # of a round or slanted shape, and the cell behind it
+    counts, named = np.zeros(shade.shape, bool), np.zeros((row.max() + 2, column.max() + 2 + reach), bool)
     shade[row + 1, column + 1] = SHADE[ids]
     said = np.where(ids < CODEBOOK_SIZE, NAMES.message[ids.clip(max=CODEBOOK_SIZE - 1)], -1)
     counts[row + 1, column + 1] = (said >= COLUMNS) & (said < ROWS)
+    named[row + 1, column + 1 + reach] = said >= FORM
+    behind, below = (
+        np.stack([named[row + down, column + across] for across in range(1, 1 + reach)]).any(0) for down in (1, 0)
+    )
     above, before, corner = shade[row, column + 1], shade[row + 1, column], shade[row, column]
     is_step = shade[row + 1, 1] != shade[row, 1]  # of a gradient: the whole row is of another colour
     turns = (above != corner) & (above >= 0) & (corner >= 0)
     is_new = (before != corner) & (before >= 0) & (corner >= 0) & ~is_step
-    could[first:] = (column > 0) & (turns | is_new | counts[row + 1, column])
-    return could
+    could[first:] = (column > 0) & (turns | is_new | counts[row + 1, column] | behind)
+    begins[first:] = behind & ~below
+    said = np.roll(said, 1)  # by the cell before: two columns from what begins, or as far left as a shape can be
+    is_next = (said == COLUMNS + 1) | ((column == LEFT_OF_SHAPE - 1) & (said >= ROWS) & (said < LINE))
+    is_named[first:] = (column > 0) & is_next & ~named[row, column + 1 + reach]
+    return could, begins, is_named
 
 
 def _after_a_gap(sequence: Sequence) -> np.ndarray:
@@ -440,6 +454,8 @@ class Samples:
         content = random_content(seed, self.words)
         grid = self._grid(kind, rng)
         design = typeset(content, *grid)
+        if not design.shapes:
+            content = replace(content, shape="")  # there was no room for it: a prompt does not ask for it then
         plan = plan_tokens(content, design)
         rows = np.arange(len(plan))
         written = (rows < 2 * len(design.lines) + 3) | (rows >= len(plan) - 2)
@@ -519,7 +535,7 @@ def validate(prior, samples: Samples, num_batches: int = 2) -> dict[str, float]:
             right = guesses == targets
             is_text = targets < NUM_TEXT_TOKENS
             spelt = is_text & spells[targets.clamp(max=NUM_TEXT_TOKENS - 1)]
-            step = (targets >= LENGTH) & (targets < AREA)
+            step = (targets >= LENGTH) & (targets < STENCIL)
             place = ((weights == 3.0) | (weights == 10.0)) & (said[targets.clamp(max=CODEBOOK_SIZE - 1)] >= len(COLORS))
             first, bottom = weights == FIRST_CELL, weights == FIRST_CELL / 2
             groups = {

@@ -184,8 +184,8 @@ SHAPE_WORDS = {
     "surrounded by a {c} frame;with a thin {c} border",
     "stripe": "a {c} stripe;a {c} band;with a {c} stripe;a horizontal {c} bar;a {c} line across",
     "box": "a {c} box;a {c} square;with a {c} box;a {c} block",
-    "star": "a {c} star;with a {c} star;a five-pointed {c} star;one {c} star;{c} star;a big {c} star",
-    "arrow": "a {c} arrow;with a {c} arrow;an arrow in {c};a {c} arrow pointing right;{c} arrow;a big {c} arrow",
+    "star": "a {c} star;with a {c} star;a five-pointed {c} star;one {c} star;{c} star",
+    "arrow": "a {c} arrow;with a {c} arrow;an arrow in {c};a {c} arrow pointing right;{c} arrow",
     "triangle": "a {c} triangle;with a {c} triangle;a {c} pyramid;a {c} mountain",
     "badge": "a {c} badge;with a {c} badge;a {c} seal;a round {c} badge",
 }
@@ -325,7 +325,7 @@ def write_prompt(content: Content, seed: int, words: list[str]) -> str:
     details = _details(rng, words, rng.choice([0, 0, 0, 1, 1, 2, 4]))
     if rng.random() < 0.35:
         texts = _text_sentences(rng, content, quote, bool(own_place), style)
-        clauses = _joined(rng, clauses, ", ")
+        clauses = _joined(rng, clauses)
         return _finish(rng, rng.choice(LEADS) + head + _in_sentences(rng, texts, clauses + details))
     if rng.random() < 0.12:  # the text comes first
         head = (
@@ -356,16 +356,16 @@ def write_prompt(content: Content, seed: int, words: list[str]) -> str:
             words = f"{where} {quote(text)}" if where and rng.random() < 0.3 else f" {quote(text)}{where}"
             says += f"{rng.choice(['', ',', ','])} {lead}{words}"
     separator = rng.choice([", ", ", ", ", ", ". "])
-    tail = _joined(rng, clauses, separator) + details
+    tail = _joined(rng, clauses) + details
     return _finish(rng, head + says + "".join(separator + c for c in tail))
 
 
-def _joined(rng: random.Random, clauses: list[str], separator: str) -> list[str]:
+def _joined(rng: random.Random, clauses: list[str]) -> list[str]:
     """Join some that begin with an article to the clause before: a red background and a star."""
     found: list[str] = []
     for clause in clauses:
         if found and clause.startswith(("a ", "an ", "one ")) and rng.random() < 0.5:
-            found[-1] += rng.choice((" and ", " with ", " and ", f"{separator}and ")) + clause
+            found[-1] += rng.choice((" and ", " with ", " and ", ", and ")) + clause
         else:
             found.append(clause)
     return found

@@ -4,10 +4,9 @@ Every glyph fills whole 32 px cells (type_tokens.py), so that the set of text ce
 each: that is what makes spelling learnable by a small prior. The plain cells of the uppermost row name the ink. The
 cells left of a line tell how far away it is ("plain red, type begins in 5 columns"), and the first cell of a row how
 far below the next line stands, or right above it the line's number, under which the plan describes it. The second
-cell of a row counts down to a shape, the third to the shape's end, and the cells left of it to where it begins. The
-decoder paints them all as plain, but the prior only has to count down and to look up. A round or slanted shape is named
-by the cells of its box, and a gradient by four steps from colour to colour: the decoder draws the outline and smooths
-the steps.
+cell of a row counts down to a shape, the third to the shape's end, and the cells left of it to where it begins; the
+last of them names one that is round or slanted. The decoder paints them all as plain, but the prior only
+has to count down and to look up. A gradient is named by four steps from colour to colour, which the decoder smooths.
 A design is drawn from numbers alone; the same design gives its picture and its prior tokens.
 """
 
@@ -21,12 +20,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from type_tokens import (
-    AREA,
-    AREAS,
     COLORS,
     COLUMNS,
     FIRST_BACKGROUND,
     FORM,
+    FORM_KINDS,
     FORMS,
     GLYPH_CELLS,
     INK,
@@ -38,9 +36,11 @@ from type_tokens import (
     MIXES,
     NUM_LEARNT,
     NUM_MESSAGES,
+    NUM_STENCILS,
     NUM_TEXT_TOKENS,
     PALETTE,
     ROWS,
+    STENCIL,
     STYLES,
     STYLES_OF,
     message,
@@ -64,6 +64,8 @@ DISPLAY_SIZE, BASELINES = 82, {"small": 24, "headline": 49, "display": 72}
 BACKGROUND_FEATURE_SIDE = 4  # a background cell is described by its 4 x 4 mean colours
 ROUNDING = 1e-6  # of a cell: what ends at a cell's edge does not touch the next
 LIGHT = 140  # luminance above which black reads better than white
+BLACK = (0, 0, 0)
+SAME = 0.25  # so far apart may be what two cells show that have one stencil
 PALETTE_LEAD = 1e-4  # half a squared distance: a learnt centre that equals a palette colour must not take its place
 
 
@@ -352,7 +354,7 @@ def prior_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
             if not is_text[row, column] and (colors[row, column] >= 0 or _is_ramp(design)):
                 away = ahead[0] - row
                 say(row, column, numbers[ahead[0]] if away == 1 else ROWS + min(away, MAX_ROWS))
-    for shape in design.shapes[:1]:  # of a badge the ring is told by the circle
+    for shape in design.shapes[:1]:  # only walls have several, and nothing leads to those
         if shape.kind != "frame":
             _point_to(shape, tokens, colors, written)
     if design.lines:
@@ -362,17 +364,82 @@ def prior_tokens(design: Design, codebook: BackgroundCodebook) -> np.ndarray:
         for column in np.flatnonzero(is_ground[plain[0]]) if len(plain) else ():
             written[plain[0], column] = message(int(colors[plain[0], column]), INK + COLORS.index(design.ink))
     for shape in design.shapes:
-        if shape.kind in FORMS:
+        if shape.kind in FORM_KINDS:
             row, column, num_rows, num_columns = shape.cells
             box = written[row : row + num_rows, column : column + num_columns]
-            y, x = np.mgrid[:num_rows, :num_columns]
-            area = AREA + AREAS * (AREAS * (2 * y + 1) // (2 * num_rows)) + AREAS * (2 * x + 1) // (2 * num_columns)
-            named = message(list(PALETTE.values()).index(shape.color), FORM + FORMS.index(shape.kind))
-            # Where an area is one cell, every other cell names the shape; where it is four, the first of them does:
-            # so what a cell shows is decided by the cells around it, wherever the box ends.
-            is_named = (y + x) % 2 == 0 if num_columns <= AREAS else (y % 2 == 0) & (x % 2 == 0)
-            box[:] = np.where(box < NUM_TEXT_TOKENS, box, np.where(is_named, named, area))
+            shown = stencil_tokens(shape)
+            box[:] = np.where((shown < 0) | (box < NUM_TEXT_TOKENS), box, shown)
+            assert column > 0
+            left = written[row : row + num_rows, column - 1]
+            named = form_message(shape)
+            left[:] = np.where(left < NUM_TEXT_TOKENS, left, named)
     return written
+
+
+def _covers(shape: Shape) -> np.ndarray:
+    """Return what each cell of a shape's box shows of it and of the ring on it, float32 (rows, columns, 2 * 64)."""
+    row, column, num_rows, num_columns = shape.cells
+    y = (np.arange(num_rows * CELL, dtype=np.float32)[:, None] + 0.5) / CELL + row
+    x = (np.arange(num_columns * CELL, dtype=np.float32)[None, :] + 0.5) / CELL + column
+    found = np.zeros((num_rows, num_columns, 2, 64), np.float32)
+    for i, part in enumerate(_parts(shape)):
+        coverage = np.clip(0.5 - _distance(part, y, x) * CELL, 0, 1)
+        blocks = coverage.reshape(num_rows, 8, CELL // 8, num_columns, 8, CELL // 8).mean((2, 5))
+        found[:, :, i] = blocks.transpose(0, 2, 1, 3).reshape(num_rows, num_columns, 64)
+    return found.reshape(num_rows, num_columns, 128)
+
+
+def _is_bare_or_full(covers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    shape, ring = covers[..., :64].mean(-1), covers[..., 64:].mean(-1)
+    return shape < 0.01, (shape > 0.99) & (ring < 0.01)
+
+
+@functools.cache
+def stencils() -> np.ndarray:
+    """Return what the cells of round and slanted shapes show that are neither bare nor full, each once: (S, 128)."""
+    found: list[np.ndarray] = []
+    for kind, side in FORMS:
+        covers = _covers(form(kind, 0, 0, side, BLACK))
+        bare, full = _is_bare_or_full(covers)
+        for cell in covers[~(bare | full)]:
+            if all(np.abs(cell - other).max() > SAME for other in found):
+                found.append(cell)
+    assert len(found) <= NUM_STENCILS, f"{len(found)} stencils: NUM_STENCILS of type_tokens.py is too small"
+    return np.stack(found)
+
+
+@functools.cache
+def _stencils_of(kind: str, side: int) -> np.ndarray:
+    """Return which stencil each cell of a form shows, int (rows, columns); -1 where it is bare, -2 where it is full."""
+    covers = _covers(form(kind, 0, 0, side, BLACK))
+    bare, full = _is_bare_or_full(covers)
+    nearest = np.abs(covers[:, :, None] - stencils()).max(-1).argmin(-1)
+    return np.where(bare, -1, np.where(full, -2, nearest))
+
+
+def form_message(shape: Shape) -> int:
+    """Return the token that names a round or slanted shape, in a plan and left of it in the picture."""
+    return message(list(PALETTE.values()).index(shape.color), FORM + FORMS.index((shape.kind, shape.cells[3])))
+
+
+def stencil_tokens(shape: Shape) -> np.ndarray:
+    """Return the tokens of the cells of a round or slanted shape's box, int (rows, columns), -1 where it is bare."""
+    number = _stencils_of(shape.kind, shape.cells[3])
+    color = FIRST_BACKGROUND + list(PALETTE.values()).index(shape.color)
+    return np.where(number >= 0, STENCIL + number, np.where(number == -2, color, -1))
+
+
+def form(kind: str, top: int, left: int, side: int, color: tuple[int, int, int]) -> Shape:
+    """Return a round or slanted shape, `side` cells wide, whose box begins at row `top` and column `left`."""
+    half, half_height = side / 2, form_height(kind, side) / 2
+    if kind == "ring":
+        return Shape(kind, top + half, left + half, 0.5, half - 0.5, color)
+    return Shape(kind, top + half_height, left + half, half_height, half, color)
+
+
+def form_height(kind: str, side: int) -> int:
+    """Return how many cells high a shape is that is `side` cells wide."""
+    return side // 2 if kind == "arrow" else side
 
 
 def _step(design: Design, tokens: np.ndarray) -> np.ndarray:

@@ -3,11 +3,12 @@
 A glyph fills whole cells: small type one, a headline two (upper and lower), display type two by three. A text token
 names a character, the part of its glyph and the style; the ink is named once for the whole picture, by the plain
 cells of its uppermost row. So 90 characters in 6 styles, 27 inks and 3 sizes take 2790 tokens, not 75 000.
-A round or slanted shape, 4 or 8 cells wide, is named by all cells of its box: some tell kind and colour, the others in
-which sixteenth of the box they lie; what a cell shows of it follows from what the cells around it tell. A gradient goes
-from one colour of the palette to another in three mixtures, which have tokens of their own.
+A round or slanted shape is drawn from stencils: a token for each cell that its edge runs through, as glyphs have; the
+cells left of it name the form and its colour. A gradient goes from one colour of the palette to another in three
+mixtures, which have tokens of their own.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,9 +51,10 @@ SIZES = tuple(GLYPH_CELLS)
 PLACES = ("top", "middle", "bottom")
 ALIGNMENTS = ("left", "center", "right")
 MAX_COLUMNS, MAX_ROWS, MAX_LENGTH, MAX_LINES = 30, 24, 24, 7
-FORMS = ("circle", "ring", "star", "arrow", "triangle", "badge")  # shapes whose edges do not stand on the grid
-AREAS = 4  # into which a box is divided on each side
-FORM_SIDES = (8, 4)  # cells that a box is wide
+FORM_KINDS = ("circle", "ring", "star", "arrow", "triangle", "badge")  # shapes whose edges do not stand on the grid
+FORM_SIDES = (8, 4)  # cells that such a shape is wide
+FORMS = tuple(itertools.product(FORM_KINDS, FORM_SIDES))
+NUM_STENCILS = 156  # room for all cells of such shapes that are neither bare nor full (renderer.stencils)
 MIX_STEPS = 4  # from one colour to another, of which three are mixtures
 # Mixtures of two palette colours as (near, far, quarters of the far one): mostly one of them, then halves.
 MIXES = tuple((a, b, 1) for a in range(len(COLORS)) for b in range(len(COLORS)) if a != b) + tuple(
@@ -89,7 +91,8 @@ PARTS, NUM_TEXT_TOKENS = _number_parts()
 PART_OF = {(p.size, p.row, p.column): i for i, p in enumerate(PARTS)}
 
 # What a cell without type can say beside its colour: the ink of the picture; type begins in so many columns, or rows;
-# the number of a line, in the plan and in the row above it in the picture; that no line follows; a form it belongs to.
+# the number of a line, in the plan and in the row above it in the picture; that no line follows; which form begins to
+# its right, and, in place of its own, the form's colour.
 INK, COLUMNS, ROWS = 0, len(COLORS), len(COLORS) + MAX_COLUMNS
 LINE = ROWS + MAX_ROWS + 1
 LAST = LINE + MAX_LINES
@@ -97,16 +100,16 @@ FORM = LAST + 1
 NUM_MESSAGES = FORM + len(FORMS)
 FIRST_COLORED = NUM_TEXT_TOKENS  # messages of plain palette cells, colour by colour
 FIRST_COLORLESS = FIRST_COLORED + len(COLORS) * NUM_MESSAGES  # the same where the colour is none of the palette
-# The steps of the plan: the length of a line, then how and where it is set. Behind them where in its box a cell lies.
+# The steps of the plan: the length of a line, then how and where it is set. Behind them the stencils.
 LENGTH = FIRST_COLORLESS + NUM_MESSAGES
 STYLE = LENGTH + MAX_LENGTH
 SIZE = STYLE + len(STYLES)
 PLACE = SIZE + len(SIZES)
 ALIGN = PLACE + len(PLACES)
-AREA = ALIGN + len(ALIGNMENTS)
-FIRST_BACKGROUND = AREA + AREAS**2
+STENCIL = ALIGN + len(ALIGNMENTS)
+FIRST_BACKGROUND = STENCIL + NUM_STENCILS
 NUM_STEPS = FIRST_BACKGROUND - LENGTH
-CODEBOOK_SIZE = 8192
+CODEBOOK_SIZE = 8500
 FIRST_MIX = FIRST_BACKGROUND + len(COLORS)
 NUM_LEARNT = CODEBOOK_SIZE - FIRST_MIX - len(MIXES)  # the tokens of all other cells
 _MIX_OF = {mix: FIRST_MIX + i for i, mix in enumerate(MIXES)}
@@ -120,6 +123,7 @@ def text_token(char: str, size: str, row: int, column: int, style: str) -> int:
 
 def message(color: int, what: int) -> int:
     """Return the token of a cell without type that says `what`; color: index into the palette, -1 for any other."""
+    assert 0 <= what < NUM_MESSAGES
     return FIRST_COLORLESS + what if color < 0 else FIRST_COLORED + color * NUM_MESSAGES + what
 
 
@@ -136,8 +140,8 @@ def mix(near: int, far: int, quarters: int) -> int:
 class Names:
     """What each token names, int (CODEBOOK_SIZE,); -1 where it does not name it.
 
-    char, part, style: of text. message: of plain cells. color: of plain cells with a message. step: of the plan, or an
-    area of a box.
+    char, part, style: of text. message: of plain cells. color: of plain cells with a message, and the form's where one
+    tells a form. step: of the plan, or a stencil.
     background: number among the tokens that are nothing but background; the palette comes first, then mixtures.
     """
 

@@ -5,6 +5,7 @@ out again as their mean.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -13,13 +14,12 @@ from decoder import Decoder
 from designs import load_codebook, load_words
 from diffusers import AutoencoderKL
 from layout import FIRST_BYTE, VISION_VOCAB_SIZE
-from pack import DESTINATION, is_numbered_by_these_names
+from pack import DESTINATION, invisible_inks, is_numbered_by_these_names
 from prior import LOOK_UP, Prior
 from safetensors.torch import load_file
 from tokenizer import CellEncoder
 from training import CODEBOOK, RUNS
 from type_tokens import (
-    AREA,
     CODEBOOK_SIZE,
     COLORS,
     FIRST_BACKGROUND,
@@ -27,14 +27,52 @@ from type_tokens import (
     FIRST_COLORLESS,
     FIRST_MIX,
     FORM,
+    FORM_SIDES,
     LENGTH,
     MIXES,
     NUM_MESSAGES,
+    NUM_STENCILS,
     NUM_TEXT_TOKENS,
+    STENCIL,
 )
 
+# How the ninth version, and those of its numbers, had them: messages with six forms, and areas where stencils are.
+NINTH_CODEBOOK_SIZE, NINTH_MESSAGES, NINTH_STEPS, NINTH_AREAS = 8192, 96, 39, 16
 GATE = "post_self_attn_layernorm.weight"
 IDLE = 0.1  # where the mean of this norm's weights is below, a layer of the seventh version did nothing
+
+
+def numbers_of_ninth() -> torch.Tensor:
+    """Return the number that each vision id had in the ninth version, int (VISION_VOCAB_SIZE,).
+
+    A form has that of its kind. What became stencils was nothing that looks like them.
+    """
+    color, what = torch.arange(len(COLORS) + 1)[:, None], torch.arange(NUM_MESSAGES)
+    said = torch.where(what < FORM, what, FORM + (what - FORM) // len(FORM_SIDES))
+    messages = FIRST_COLORED + color * NINTH_MESSAGES + said
+    first_step = FIRST_COLORED + (len(COLORS) + 1) * NINTH_MESSAGES
+    areas = first_step + NINTH_STEPS + torch.arange(NUM_STENCILS) % NINTH_AREAS
+    steps = first_step + torch.arange(NINTH_STEPS)
+    rest = first_step + NINTH_STEPS + NINTH_AREAS + torch.arange(VISION_VOCAB_SIZE - FIRST_BACKGROUND)
+    return torch.cat([torch.arange(NUM_TEXT_TOKENS), messages.flatten(), steps, areas, rest])
+
+
+def renumbered(table: torch.Tensor) -> torch.Tensor:
+    """Return a table of vision ids, and what follows them, by the numbers of type_tokens.py."""
+    added = VISION_VOCAB_SIZE - CODEBOOK_SIZE
+    if len(table) >= VISION_VOCAB_SIZE or len(table) == CODEBOOK_SIZE:
+        return table
+    numbers = numbers_of_ninth()
+    if len(table) == NINTH_CODEBOOK_SIZE:
+        return table[numbers[:CODEBOOK_SIZE]]
+    return torch.cat([table[numbers], table[NINTH_CODEBOOK_SIZE + added :]])
+
+
+def is_numbered_as_ninth(folder: Path) -> bool:
+    """Say whether a checkpoint's tokens have the ninth version's numbers, by the inks that it rules out."""
+    file = folder / "vision_language_encoder/generation_config.json"
+    ruled_out = set(json.loads(file.read_text())["suppress_tokens"])
+    return {*numbers_of_ninth()[invisible_inks()].tolist(), NINTH_CODEBOOK_SIZE} <= ruled_out
 
 
 @torch.no_grad()
@@ -65,9 +103,9 @@ def prior_of(folder: Path, centres) -> Prior:
     """Read the prior."""
     state = load_file(folder / "vision_language_encoder/model.safetensors")
     prior, prefix = Prior(centres), "model.language_model."
-    embeddings = state[prefix + "embed_tokens.weight"].float()
+    embeddings = renumbered(state[prefix + "embed_tokens.weight"].float())
     split_table(prior.codes, embeddings[:FIRST_BYTE])
-    split_table(prior.head, state["lm_head.weight"].float())
+    split_table(prior.head, renumbered(state["lm_head.weight"].float()))
     prior.text.copy_(embeddings[FIRST_BYTE:])
     prior.norm.weight.copy_(state[prefix + "norm.weight"])
     layers = [k.removeprefix(prefix + "layers.").split(".", 1) for k in state if k.startswith(prefix + "layers.")]
@@ -99,6 +137,7 @@ def decoder_of(folder: Path, centres) -> Decoder:
     """Read the decoder and its glyph encoder."""
     decoder = Decoder(centres)
     state = load_file(folder / "transformer/diffusion_pytorch_model.safetensors")
+    state["prior_token_embedding.weight"] = renumbered(state["prior_token_embedding.weight"])
     decoder.dit.load_state_dict({k: v.float() for k, v in state.items()})
     glyphs = load_file(folder / "text_encoder/model.safetensors")
     decoder.glyphs.load_state_dict({k: v.float() for k, v in glyphs.items()}, strict=False)
@@ -107,7 +146,8 @@ def decoder_of(folder: Path, centres) -> Decoder:
     embedding.color.zero_()
     embedding.background.copy_(table[FIRST_BACKGROUND:CODEBOOK_SIZE])
     embedding.unknown.copy_(table[LENGTH : LENGTH + 1])
-    parts = ((embedding.ink, FIRST_COLORLESS), (embedding.form, FIRST_COLORLESS + FORM), (embedding.area, AREA))
+    embedding.stencil.copy_(table[STENCIL : STENCIL + NUM_STENCILS])
+    parts = ((embedding.ink, FIRST_COLORLESS), (embedding.form_color, FIRST_COLORLESS + FORM))
     for parameter, first in parts:
         parameter.copy_(table[first : first + len(parameter)] - embedding.unknown)
     return decoder
@@ -133,7 +173,7 @@ def fill_tokenizer(encoder: CellEncoder, state: dict[str, torch.Tensor]) -> None
     _fill_attention(encoder, state, f"model.visual.blocks.{len(encoder.blocks) - 1}.")
     encoder.quant_conv.weight.copy_(state["model.vqmodel.quant_conv.weight"].flatten(1))
     encoder.quant_conv.bias.copy_(state["model.vqmodel.quant_conv.bias"])
-    codes = state["model.vqmodel.quantize.embedding.weight"].float()
+    codes = renumbered(state["model.vqmodel.quantize.embedding.weight"].float())
     codes = torch.cat([codes, codes.new_zeros(VISION_VOCAB_SIZE - CODEBOOK_SIZE, codes.shape[1])])
     split_table(encoder.table, codes)
 
@@ -161,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=DESTINATION)
     args = parser.parse_args()
-    if not is_numbered_by_these_names(args.checkpoint):
+    if not (is_numbered_by_these_names(args.checkpoint) or is_numbered_as_ninth(args.checkpoint)):
         raise SystemExit(f"The tokens of {args.checkpoint} have other numbers than recipes/nano/type_tokens.py gives.")
     words, _ = load_words()
     centres = load_codebook(CODEBOOK, words).centres

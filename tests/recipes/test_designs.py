@@ -179,7 +179,15 @@ def test_the_plan_tells_the_shape_and_the_picture_counts_down_to_it(recipe, code
             said, colors = (
                 of[plan[first_free]] for of in (recipe.NAMES.message, recipe.NAMES.color)
             )
-            assert plan[first_free, 1] == recipe.LENGTH + recipe.PLANNED_SHAPES.index(kind)
+            if kind in recipe.FORM_KINDS:
+                called = recipe.message(
+                    recipe.COLORS.index(content.shape_color),
+                    recipe.FORM + recipe.FORMS.index((kind, width)),
+                )
+                assert (picture == called).sum() == height  # named in the picture as in the plan
+            else:
+                called = recipe.LENGTH + recipe.PLANNED_SHAPES.index(kind)
+            assert plan[first_free, 1] == called
             assert list(said[2:6]) == [
                 recipe.ROWS + min(top, recipe.MAX_ROWS),
                 recipe.COLUMNS + min(max(left, 1), recipe.MAX_COLUMNS) - 1,
@@ -196,8 +204,10 @@ def test_the_plan_tells_the_shape_and_the_picture_counts_down_to_it(recipe, code
             if row in begins or left < 3:
                 continue
             assert said[row, 2] == recipe.ROWS + min(top + height - row, recipe.MAX_ROWS)
-            distances = said[row, 3:left] - recipe.COLUMNS + 1
-            assert list(distances) == [min(left - c, recipe.MAX_COLUMNS) for c in range(3, left)]
+            is_form = content.shape in recipe.FORM_KINDS  # named by the last cell before it
+            distances = said[row, 3 : left - is_form] - recipe.COLUMNS + 1
+            told = [min(left - c, recipe.MAX_COLUMNS) for c in range(3, left - is_form)]
+            assert list(distances) == told and (said[row, left - 1] >= recipe.FORM) == is_form
             counted += 1
     assert planned > 20 and counted > 20
 
@@ -254,64 +264,70 @@ def test_mixtures_are_what_their_names_say(recipe):
 
 @pytest.mark.parametrize("kind", ["circle", "ring", "star", "arrow", "triangle", "badge"])
 @pytest.mark.parametrize(("size", "side"), [(0.3, 4), (1.0, 8)])
-def test_a_round_or_slanted_shape_is_named_by_the_cells_of_its_box(
-    recipe, codebook, kind, size, side
-):
+def test_a_round_or_slanted_shape_is_drawn_from_stencils(recipe, codebook, kind, size, side):
     content = recipe.Content(
         "tea", color="navy", shape=kind, shape_color="gold", place="top", shape_size=size
     )
     design = recipe.typeset(content, 16, 16)
     ((row, column, num_rows, num_columns),) = (shape.cells for shape in design.shapes)
     assert (num_rows, num_columns) == (side // 2 if kind == "arrow" else side, side)
-    named = recipe.message(recipe.COLORS.index("gold"), recipe.FORM + recipe.FORMS.index(kind))
-    picture = recipe.prior_tokens(design, codebook)
+    tokens, picture = recipe.prior_tokens(design, codebook), recipe.draw(design)
+    gold = recipe.COLORS.index("gold")
+    named = tokens == recipe.message(gold, recipe.FORM + recipe.FORMS.index((kind, side)))
+    assert named[row : row + num_rows, column - 1].all() and named.sum() == num_rows
+    is_stencil = (tokens >= recipe.STENCIL) & (tokens < recipe.FIRST_BACKGROUND)
+    is_full = tokens == recipe.FIRST_BACKGROUND + gold
     in_box = np.zeros((16, 16), bool)
     in_box[row : row + num_rows, column : column + num_columns] = True
-    tells_area = (picture >= recipe.AREA) & (picture < recipe.FIRST_BACKGROUND)
-    assert ((picture == named) | tells_area == in_box).all()
-    box = picture[row : row + num_rows, column : column + num_columns]
-    assert (box[::2, ::2] == named).all() and (box[:, 1::2] == named).any() == (side == 4)
-    y, x = np.nonzero(box != named)
-    down, across = np.divmod(box[y, x] - recipe.AREA, 4)
-    assert (down == (4 * y + 2) // num_rows).all() and (across == (4 * x + 2) // side).all()
+    assert not (is_stencil | is_full)[~in_box].any() and is_stencil.any()
+    # what a token shows: all of the shape's colour, none of it, or what its stencil says
+    near = np.abs(picture - np.float32(recipe.PALETTE["gold"])).max(-1) < 8
+    ground = np.abs(picture - np.float32(recipe.PALETTE["navy"])).max(-1) < 8
+    near, ground = (mask.reshape(16, 32, 16, 32).mean((1, 3)) for mask in (near, ground))
+    assert near[is_full].min(initial=1) > 0.98 and near[~in_box].max() == 0
+    assert ground[in_box & ~is_full & ~is_stencil].min(initial=1) > 0.98
+    shown = recipe.stencils()[tokens[is_stencil] - recipe.STENCIL]
+    assert np.abs(1 - shown[:, :64].mean(1) - ground[is_stencil]).max() < 0.1
     # a source is read cell by cell: nothing tells there what a cell belongs to
-    assert not (recipe.source_tokens(design, codebook) == named).any()
-    picture = recipe.draw(design)
-    gold = (np.abs(picture - np.float32(recipe.PALETTE["gold"])).max(-1) < 8).reshape(
-        16, 32, 16, 32
-    )
-    assert not gold.any((1, 3))[~in_box].any()
+    assert not (
+        recipe.source_tokens(design, codebook)[is_stencil | named] < recipe.FIRST_COLORED
+    ).any()
+    assert not np.isin(recipe.source_tokens(design, codebook), tokens[is_stencil | named]).any()
 
 
-@pytest.mark.parametrize("kind", ["circle", "ring", "star", "arrow", "triangle", "badge"])
-def test_what_a_cell_of_a_shape_shows_is_decided_by_the_cells_around_it(recipe, codebook, kind):
-    shown = {}
-    for size in (0.3, 1.0):
-        content = recipe.Content(
-            "tea", color="navy", shape=kind, shape_color="gold", place="top", shape_size=size
-        )
-        design = recipe.typeset(content, 16, 16)
-        tokens, picture = recipe.prior_tokens(design, codebook), recipe.draw(design)
-        row, column, num_rows, num_columns = design.shapes[0].cells
-        plain = np.isin(recipe.NAMES.message[tokens], range(recipe.FORM)) | (
-            tokens >= recipe.FIRST_BACKGROUND
-        )
-        tokens = np.where(plain, -1, tokens)
-        for r in range(row, row + num_rows):
-            for c in range(column, column + num_columns):
-                around = tokens[r - 1 : r + 2, c - 1 : c + 2]
-                cell = picture[32 * r : 32 * r + 32, 32 * c : 32 * c + 32]
-                assert around.shape == (3, 3)
-                before = shown.setdefault(around.tobytes(), cell)
-                assert (before == cell).all(), (kind, size, r - row, c - column)
+def test_a_stencil_shows_what_every_cell_shows_that_it_stands_for(recipe):
+    """The ring of a badge as well."""
+    stencils, used = recipe.stencils(), set()
+    assert len(stencils) <= recipe.NUM_STENCILS
+    for kind, side in recipe.FORMS:
+        height = recipe.form_height(kind, side)
+        shape = recipe.form(kind, 0, 1, side, recipe.PALETTE["gold"])
+        assert shape.cells == (0, 1, height, side)
+        tokens = recipe.stencil_tokens(shape) - recipe.STENCIL
+        row, column = np.nonzero((tokens >= 0) & (tokens < len(stencils)))
+        number = tokens[row, column]
+        # gold on black, its ring black: drawn 32 px a cell, looked at in 8 x 8 parts
+        drawn = recipe.draw(recipe.Design(height, side + 1, (0, 0, 0), (0, 0, 0), (), (shape,)))
+        parts = drawn[:, 32:, 0].reshape(height, 8, 4, side, 8, 4).mean((2, 5)) / 212
+        parts = parts.transpose(0, 2, 1, 3)[row, column].reshape(len(row), 64)
+        shown = stencils[number, :64] - stencils[number, 64:] * (1 - 17 / 212)
+        assert len(row) and np.abs(parts - shown).max() < 0.3, (kind, side)
+        used |= set(number)
+    assert used == set(range(len(stencils)))
 
 
 def test_shapes_of_a_wall_keep_clear_of_each_other_and_of_the_frame(recipe):
     framed = 0
     for seed in range(40):
         taken = np.zeros((16, 16), int)
+        forms = [s for s in recipe.shape_wall(seed).shapes if s.kind in recipe.FORM_KINDS]
+        assert len({shape.color for shape in forms}) <= 1
         for shape in recipe.shape_wall(seed).shapes:
-            if shape.kind == "frame":
+            if shape.kind in recipe.FORM_KINDS:  # with the cells that name its colour
+                row, column, num_rows, num_columns = shape.cells
+                assert column >= 1
+                taken[row : row + num_rows, column - 1 : column + num_columns] += 1
+            elif shape.kind == "frame":
                 framed += 1
                 taken[[0, -1]] += 1
                 taken[1:-1, [0, -1]] += 1

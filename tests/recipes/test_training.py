@@ -121,7 +121,9 @@ def test_what_a_cell_could_be_does_not_tell_how_much_it_weighs(fonts, codebook):
     without, shaped = weights
     assert told[4 : row + height, 1:3].any(1).all()
     assert (without[1:, :3] == shaped[1:, :3]).all()
-    assert len(set(shaped[row : row + height, column + 1 : column + width].ravel())) == 1
+    # its inside, and the cell behind it; its first row says which shape it is
+    weighed = shaped[row : row + height, column + 1 : column + width + 1]
+    assert (weighed[0] == 2).all() and (weighed[1:] == 1).all()
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])
@@ -223,6 +225,7 @@ def test_scores_by_name_are_those_of_the_table_of_all_tokens(codebook):
         FIRST_COLORLESS,
         FORM,
         LENGTH,
+        STENCIL,
         message,
         mix,
     )
@@ -231,7 +234,8 @@ def test_scores_by_name_are_those_of_the_table_of_all_tokens(codebook):
     table = CodeTable(codebook.centres, 0.3, width=24)
     torch.nn.init.normal_(table.shares)
     torch.nn.init.normal_(table.quarters)
-    kinds = [0, FIRST_COLORED + 5, FIRST_COLORLESS + 40, LENGTH + 7, message(3, FORM + 2)]
+    kinds = [0, FIRST_COLORED + 5, FIRST_COLORLESS + 40, LENGTH + 7, STENCIL + 5]
+    kinds.append(message(3, FORM))
     targets = torch.tensor([*kinds, mix(4, 4, 0), mix(4, 9, 1), mix(9, 4, 1), CODEBOOK_SIZE - 1])
     hidden = torch.randn(len(targets), 24)
     scores = (hidden @ table.merged()[:CODEBOOK_SIZE].T).log_softmax(1)
@@ -349,11 +353,30 @@ def test_edits_change_what_is_seen(fonts):
     assert min(asked.values()) >= 3
 
 
-def test_the_checkpoint_that_ships_is_a_beginning():
-    """Its tokens have the numbers of the recipe."""
+def test_the_checkpoint_that_ships_is_a_beginning(codebook):
+    """Its tokens have the numbers of the recipe or of the ninth version, and keep their vectors."""
     from pack import DESTINATION, is_numbered_by_these_names
+    from safetensors.torch import load_file
+    from type_tokens import COLORS, INK, NUM_STENCILS, STENCIL, message, text_token
+    from warm_start import decoder_of, is_numbered_as_ninth, numbers_of_ninth
 
-    assert is_numbered_by_these_names(DESTINATION)
+    assert is_numbered_by_these_names(DESTINATION) != is_numbered_as_ninth(DESTINATION)
+    packed = load_file(DESTINATION / "transformer/diffusion_pytorch_model.safetensors")
+    packed = packed["prior_token_embedding.weight"].float()
+    merged = decoder_of(DESTINATION, codebook.centres).embedding.merged()
+    assert torch.isfinite(merged).all()
+    if is_numbered_by_these_names(DESTINATION):
+        torch.testing.assert_close(merged, packed, atol=0.02, rtol=0.02)
+        return
+    # the ninth: 96 messages a colour, of which the first 27 are inks; 55 steps; the palette
+    same = {text_token("k", "headline", 1, 0, "serif"): text_token("k", "headline", 1, 0, "serif")}
+    same |= {message(5, INK + 7): 2790 + 5 * 96 + 7, message(-1, 40): 2790 + 27 * 96 + 40}
+    same |= {STENCIL + NUM_STENCILS + 3: 2790 + 28 * 96 + 55 + 3, 8499: 8191}
+    numbers = numbers_of_ninth()
+    assert len(set(numbers.tolist())) == len(packed) and len(COLORS) == 27
+    for new, old in same.items():
+        assert int(numbers[new]) == old
+        torch.testing.assert_close(merged[new], packed[old], atol=0.05, rtol=0.05)
 
 
 def test_a_table_taken_apart_is_the_table_again(codebook):
