@@ -588,9 +588,8 @@ def shape_wall(seed: int, num_rows: int = 16, num_columns: int = 16) -> Design:
         size = rng.choice(FORM_SIDES) if kind in FORM_KINDS else rng.choice([2, 2, 3, 4, 6, 9, 12])
         height = form_height(kind, size)
         top, left = rng.randrange(num_rows - height + 1), rng.randrange(1, num_columns - size + 1)
-        box = is_free[
-            top : top + height, left - (kind in FORM_KINDS) : left + size
-        ]  # with the cells that name its colour
+        first = left - (kind in FORM_KINDS)  # the cells that name it are its own as well
+        box = is_free[top : top + height, first : left + size]
         if box.all():
             box[:] = False
             shape_color = color_of_forms if kind in FORM_KINDS else rng.choice(colors)
