@@ -294,6 +294,16 @@ def test_a_round_or_slanted_shape_is_drawn_from_stencils(recipe, codebook, kind,
     ).any()
     assert not np.isin(recipe.source_tokens(design, codebook), tokens[is_stencil | named]).any()
 
+    import written_shapes
+
+    plan = recipe.plan_tokens(content, design)
+    assert written_shapes.named(plan) == written_shapes.named(tokens) == (kind, side, "gold")
+    assert written_shapes.share_drawn(tokens) == 1
+    there = tokens == tokens[is_stencil][0]
+    spoilt = np.where(there, 0, tokens)
+    assert written_shapes.share_drawn(spoilt) < 1
+    assert written_shapes.named(plan[:2]) is None
+
 
 def test_a_stencil_shows_what_every_cell_shows_that_it_stands_for(recipe):
     """The ring of a badge as well."""

@@ -499,3 +499,24 @@ def test_crops_are_cut_from_latents_and_tokens_alike():
         )
         assert (found == latents[:, :, 3, ::4, 1::4]).all()
         assert numbers == [0] * 4
+
+
+def test_refining_sees_latents_as_far_off_as_painted_ones(fonts):
+    import itertools
+
+    import vae
+
+    torch.manual_seed(0)
+    std = torch.linspace(0.5, 4, 16).view(1, 16, 1, 1)
+    clean = torch.randn(64, 16, 8, 8)
+    off = (vae.like_painted(clean, std) - clean) / std
+    amounts = off.square().mean((1, 2, 3)).sqrt()
+    assert amounts.min() > 0.05 and amounts.max() < 0.35 and 0.15 < amounts.mean() < 0.25
+    # part of it differs from one latent pixel to the next, part does not
+    steps = (off[..., 1:] - off[..., :-1]).square().mean((1, 2, 3)).sqrt() / amounts
+    assert steps.min() < 0.9 and steps.max() > 1.3
+    draw = vae.DrawBatch(WORDS)
+    sizes = {draw(batch).shape[1:] for batch in itertools.islice(vae.batches(0, True), 12)}
+    assert sizes == {(64, 64, 3), (128, 128, 3), (256, 256, 3)}
+    (again, *_), (drawn, *_) = (list(itertools.islice(vae.batches(3, True), 1)) for _ in range(2))
+    assert np.array_equal(draw(again), draw(drawn))
