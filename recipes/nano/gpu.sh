@@ -14,9 +14,9 @@ minutes=${MINUTES:-$([ -n "${ON:-}" ] && echo 5 || echo 12)}
 cores=$(nproc)
 drawing=$((cores > 4 ? (cores - 2) * 2 / 3 : 1)) cropping=$((cores > 4 ? (cores - 2) / 3 : 1))
 if [ -n "${DRY:-}" ]; then
-    vae=0.3 tokenizer=0.3 minutes=0.4 scale=1 options=--eager pictures=8 drawing=1 cropping=1
+    vae=0.3 refine=0.2 tokenizer=0.3 minutes=0.4 scale=1 options=--eager pictures=8 drawing=1 cropping=1
 else
-    vae=3 tokenizer=4 scale=8 options= pictures=
+    vae=3 refine=2 tokenizer=4 scale=8 options= pictures=
 fi
 step() { echo "== $1, $(date +%T)"; shift; "$python" "$@"; }
 prior_from= decoder_from=
@@ -33,6 +33,7 @@ step "decoder" decoder.py --minutes "$minutes" --scale $((scale * 2)) --processe
 decoder=$!
 step "prior" prior.py --minutes "$minutes" --scale $scale --processes $drawing $options $prior_from
 wait $decoder
+step "the VAE's decoder" refine.py --minutes $refine --processes $cropping ${pictures:+--pictures $pictures}
 step "pack" pack.py --out "$out"
 if [ -z "${DRY:-}" ]; then
     step "read the pictures" evaluate.py --model "$out" --first 24

@@ -26,7 +26,7 @@ from type_tokens import (
     STENCIL,
     message,
 )
-from vae import to_tensor
+from vae import latents_scale, to_tensor
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,7 @@ class LatentStore:
 
     @torch.no_grad()
     def _add(self, pictures: np.ndarray, tokens: np.ndarray, ink: int) -> None:
-        slot, config = self.num_made % self.capacity, self.vae.config
-        mean, std = (torch.tensor(v).view(1, 16, 1, 1) for v in (config.latents_mean, config.latents_std))
+        slot, (mean, std) = self.num_made % self.capacity, latents_scale(self.vae)
         with autocast():
             latents = self.vae.encode(to_tensor(list(pictures)).to(DEVICE)).latent_dist.mode()
         self.latents[slot] = ((latents.float().cpu() - mean) / std).half().numpy()

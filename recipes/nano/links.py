@@ -22,7 +22,7 @@ from renderer import BackgroundCodebook, contrast, draw, prior_tokens
 from scoring import edit_distance, score
 from training import CODEBOOK, DTYPE, RUNS, autocast
 from type_tokens import CHARS, CODEBOOK_SIZE, GLYPH_CELLS, NAMES, NUM_TEXT_TOKENS, PALETTE, PARTS, SPELLS
-from vae import to_tensor
+from vae import latents_scale, to_tensor
 
 OF_PALETTE = {"turquoise": "cyan"}  # the sets' names that the palette does not have
 
@@ -33,18 +33,17 @@ def to_picture(decoded: torch.Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def paint(decoder: Decoder, vae: AutoencoderKL, tokens: np.ndarray, prompt: str, seed: int, num_steps: int):
-    """Denoise from true tokens with guidance 1.5 and decode, uint8 (512, 512, 3)."""
-    rows, columns = tokens.shape
-    height, width = 32 * rows, 32 * columns
-    x = torch.randn(1, 16, 4 * rows, 4 * columns, generator=torch.Generator().manual_seed(seed))
-    tokens_t = torch.from_numpy(tokens.astype(np.int64))[None].expand(2, -1, -1)
+def paint_latents(decoder: Decoder, tokens: np.ndarray, prompt: str, seed: int, num_steps: int) -> torch.Tensor:
+    """Denoise from true tokens (rows, columns) with guidance 1.5, (1, 16, 4 * rows, 4 * columns) in units of std."""
+    (rows, columns), device = tokens.shape, next(decoder.parameters()).device
+    x = torch.randn(1, 16, 4 * rows, 4 * columns, generator=torch.Generator().manual_seed(seed)).to(device)
+    tokens_t = torch.from_numpy(tokens.astype(np.int64)).to(device)[None].expand(2, -1, -1)
     with autocast():
-        glyphs = map(torch.from_numpy, glyph_batch([prompt, ""], random.Random(0), 0.0))
+        glyphs = (torch.from_numpy(a).to(device) for a in glyph_batch([prompt, ""], random.Random(0), 0.0))
         embeds, mask = decoder.encode_glyphs(*glyphs, 2)
     timesteps = np.linspace(1000, 1, num_steps + 1)[:-1].astype(np.int64)
     u = timesteps / 1000
-    size = torch.tensor([[height, width]] * 2).float()
+    size = torch.tensor([[32 * rows, 32 * columns]] * 2, device=device).float()
     mu = float(shift_of(size)[0])
     sigmas = [*(mu * u / (mu * u + 1 - u)), 0.0]
     for i, t in enumerate(timesteps):
@@ -54,15 +53,20 @@ def paint(decoder: Decoder, vae: AutoencoderKL, tokens: np.ndarray, prompt: str,
                 embeds,
                 mask,
                 tokens_t,
-                torch.tensor([1.0, 0.0]),
-                torch.full((2,), float(t - 1)),
+                torch.tensor([1.0, 0.0], device=device),
+                torch.full((2,), float(t - 1), device=device),
                 size,
             ).float()
         velocity = both[1:] + 1.5 * (both[:1] - both[1:])
         x = x + (sigmas[i + 1] - sigmas[i]) * velocity
-    mean = torch.tensor(vae.config.latents_mean).view(1, 16, 1, 1)
-    std = torch.tensor(vae.config.latents_std).view(1, 16, 1, 1)
-    return to_picture(vae.decode(x * std + mean).sample)
+    return x.cpu()
+
+
+@torch.no_grad()
+def paint(decoder: Decoder, vae: AutoencoderKL, tokens: np.ndarray, prompt: str, seed: int, num_steps: int):
+    """Denoise from true tokens and decode, uint8 (32 * rows, 32 * columns, 3)."""
+    mean, std = latents_scale(vae)
+    return to_picture(vae.decode(paint_latents(decoder, tokens, prompt, seed, num_steps) * std + mean).sample)
 
 
 @torch.no_grad()

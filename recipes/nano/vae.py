@@ -1,12 +1,10 @@
 """Train nano's VAE. Expected on one CPU core: 25 dB after 10 minutes, 28 dB after 30 (text, shapes and colours).
 
-`--refine` took the shipped one's decoder from 25.6 to 30.6 dB: 15 minutes on one core, then 26 on two.
+Its decoder is refined when nano's decoder is trained (refine.py).
 """
 
 import argparse
-import itertools
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ from designs import load_words, random_content, random_grid, text_wall, typeset
 from diffusers import AutoencoderKL
 from renderer import CELL, Design, Shape, draw, draw_background
 from torch import nn
-from training import DEVICE, RUNS, Average, Run, autocast, in_processes
+from training import DEVICE, RUNS, Average, Run, autocast
 from type_tokens import PALETTE
 
 CONFIG = {
@@ -170,28 +168,24 @@ def reconstruction_loss(decoded: torch.Tensor, target: torch.Tensor, stroke_weig
     return (weights * error.abs()).mean() + 2 * (weights * error.square()).mean() + 0.5 * gradients
 
 
-def like_painted(latents: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """Return latents (N, 16, H, W) as far off as nano's decoder paints them: a tenth to three tenths of their std.
-
-    Measured of the ninth version in plain cells: .22 in the mean, .13 to .16 of it from one latent pixel to the next.
-    """
-    white = torch.randn_like(latents)
-    smooth = F.avg_pool2d(F.pad(torch.randn_like(latents), (1, 1, 1, 1), mode="replicate"), 3, 1) * 3
-    share = torch.rand(len(latents), 1, 1, 1, device=latents.device)
-    noise = share.sqrt() * white + (1 - share).sqrt() * smooth
-    amount = 0.1 + 0.2 * torch.rand(len(latents), 1, 1, 1, device=latents.device)
-    return latents + amount * std * noise
-
-
-def validate(vae: AutoencoderKL, pictures: torch.Tensor, std: torch.Tensor | None = None) -> float:
-    """Return the mean PSNR in dB over pictures (N, 3, H, W); with std, of latents as nano's decoder paints them."""
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(0)
-        codes = (vae.encode(p[None].to(DEVICE)).latent_dist.mode() for p in pictures)
-        codes = (code if std is None else like_painted(code, std) for code in codes)
-        decoded = torch.cat([vae.decode(code).sample.cpu() for code in codes])
+def validate(vae: AutoencoderKL, latents: list[torch.Tensor], pictures: torch.Tensor) -> float:
+    """Return the mean PSNR in dB of latents (1, 16, h, w) decoded one by one, over pictures (N, 3, H, W)."""
+    with torch.no_grad():
+        decoded = torch.cat([vae.decode(z.to(DEVICE)).sample.cpu() for z in latents])
     mse = ((decoded.clamp(-1, 1) - pictures) / 2).square().mean(dim=(1, 2, 3))
     return float((-10 * mse.log10()).mean())
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pictures: torch.Tensor) -> list[torch.Tensor]:
+    """Return the latents (1, 16, H / 8, W / 8) of each of the pictures (N, 3, H, W)."""
+    return [vae.encode(picture[None].to(DEVICE)).latent_dist.mode() for picture in pictures]
+
+
+def latents_scale(vae: AutoencoderKL) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean and the std of latents by channel, float32 (1, 16, 1, 1) each."""
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
+    return mean, std
 
 
 def measure_latents(vae: AutoencoderKL, words: list[str], num_pictures: int = 60) -> None:
@@ -205,72 +199,42 @@ def measure_latents(vae: AutoencoderKL, words: list[str], num_pictures: int = 60
     vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
 
 
-def batches(first: int, is_refining: bool) -> Iterator[tuple[random.Random, int, int, float]]:
-    """Yield what is drawn in each step, for draw_batch: 64 px crops, and when refining fewer larger ones as well.
-
-    The norms see the whole crop, and a picture is mostly ground: what saw only 64 px of type turned yellow pale.
-    """
-    for step in itertools.count(first):
-        rng = random.Random(step)
-        size, number = rng.choice([(64, 12), (128, 3), (256, 1)]) if is_refining else (64, 12)
-        yield rng, size, number, {64: 0.85, 128: 0.5, 256: 0.3}[size] if is_refining else 0.5
-
-
-class DrawBatch:
-    """Draws the crops of a step, uint8 (N, size, size, 3); can be sent to another process."""
-
-    def __init__(self, words: list[str]):
-        self.words = words
-
-    def __call__(self, batch: tuple[random.Random, int, int, float]) -> np.ndarray:
-        rng, size, number, share_of_type = batch
-        return np.stack([random_crop(rng, self.words, size, share_of_type) for _ in range(number)])
-
-
 def main() -> None:
     """Train until the budget is spent, then save to runs/vae."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--processes", type=int, default=0, help="that draw the pictures; 0: the training's own")
-    parser.add_argument("--refine", action="store_true", help="runs/vae's decoder alone: its latents stay as they are")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     words, held_out = load_words()
-    vae = (AutoencoderKL.from_pretrained(RUNS / "vae") if args.refine else build()).to(DEVICE)
-    vae.encoder.requires_grad_(not args.refine)
-    learnt = [p for p in vae.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, lr=5e-4 if args.refine else 2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
+    vae = build().to(DEVICE)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
     average = Average(vae, 0.999)
-    modules = {"vae": vae, "average": average}
-    run = Run("vae_decoder" if args.refine else "vae", args.minutes, modules, [optimizer])
+    run = Run("vae", args.minutes, {"vae": vae, "average": average}, [optimizer])
     contents = [random_content(80_000_000 + i, held_out) for i in range(4)]
     check = to_tensor([draw(typeset(content, 16, 16)) for content in contents])
     check = torch.cat([check, to_tensor([draw(text_wall(80_000_000 + i, held_out)) for i in range(2)])])
-    std = torch.tensor(vae.config.latents_std, device=DEVICE).view(1, 16, 1, 1) if args.refine else None
-    drawn = in_processes(DrawBatch(words), batches(run.num_steps, args.refine), args.processes)
+    rng = random.Random(run.num_steps)
     for _ in run.steps(warmup=30):
-        pictures = to_tensor(next(drawn)).to(DEVICE)
+        pictures = to_tensor([random_crop(rng, words, 64, 0.5) for _ in range(12)]).to(DEVICE)
         with autocast():
             posterior = vae.encode(pictures).latent_dist
             latents = posterior.mode()
-            latents = like_painted(latents, std) if args.refine else latents + 0.02 * torch.randn_like(latents)
-            decoded = vae.decode(latents).sample
+            decoded = vae.decode(latents + 0.02 * torch.randn_like(latents)).sample
         kl = 0.5 * (posterior.mean.float().square() + posterior.logvar.float().exp() - 1 - posterior.logvar.float())
-        loss = reconstruction_loss(decoded.float(), pictures, 5.0 if args.refine else 1.0) + 2e-5 * kl.mean()
+        loss = reconstruction_loss(decoded.float(), pictures) + 2e-5 * kl.mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(learnt, 1.0)
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         average.update(vae)
         run.num_samples += len(pictures)
         if run.num_steps % 200 == 0:
-            run.log(loss=loss.item(), psnr=validate(vae, check, std))
+            run.log(loss=loss.item(), psnr=validate(vae, encode(vae, check), check))
     vae.load_state_dict(average.values)
-    run.log(psnr=validate(vae, check, std))
-    if not args.refine:
-        measure_latents(vae, words)
+    run.log(psnr=validate(vae, encode(vae, check), check))
+    measure_latents(vae, words)
     vae.save_pretrained(RUNS / "vae")
 
 

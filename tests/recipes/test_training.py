@@ -504,19 +504,54 @@ def test_crops_are_cut_from_latents_and_tokens_alike():
 def test_refining_sees_latents_as_far_off_as_painted_ones(fonts):
     import itertools
 
-    import vae
+    import refine
 
     torch.manual_seed(0)
     std = torch.linspace(0.5, 4, 16).view(1, 16, 1, 1)
     clean = torch.randn(64, 16, 8, 8)
-    off = (vae.like_painted(clean, std) - clean) / std
+    off = (refine.put_off(clean, std) - clean) / std
     amounts = off.square().mean((1, 2, 3)).sqrt()
     assert amounts.min() > 0.05 and amounts.max() < 0.35 and 0.15 < amounts.mean() < 0.25
     # part of it differs from one latent pixel to the next, part does not
     steps = (off[..., 1:] - off[..., :-1]).square().mean((1, 2, 3)).sqrt() / amounts
     assert steps.min() < 0.9 and steps.max() > 1.3
-    draw = vae.DrawBatch(WORDS)
-    sizes = {draw(batch).shape[1:] for batch in itertools.islice(vae.batches(0, True), 12)}
+    draw = refine.DrawBatch(WORDS)
+    sizes = {draw(batch).shape[1:] for batch in itertools.islice(refine.batches(0), 12)}
     assert sizes == {(64, 64, 3), (128, 128, 3), (256, 256, 3)}
-    (again, *_), (drawn, *_) = (list(itertools.islice(vae.batches(3, True), 1)) for _ in range(2))
+    (again, *_), (drawn, *_) = (list(itertools.islice(refine.batches(3), 1)) for _ in range(2))
     assert np.array_equal(draw(again), draw(drawn))
+
+
+def test_painted_pictures_lie_on_their_latents_and_are_painted_once(
+    fonts, codebook, tmp_path, monkeypatch
+):
+    import random
+
+    import refine
+
+    calls = []
+
+    def paint(decoder, tokens, prompt, seed, num_steps):
+        calls.append((tokens.shape, prompt, seed))
+        return torch.full((1, 16, 64, 64), float(len(calls)))
+
+    monkeypatch.setattr(refine, "paint_latents", paint)
+    monkeypatch.setattr(refine, "load_codebook", lambda *_: codebook)
+    config = SimpleNamespace(latents_mean=[1.0] * 16, latents_std=[2.0] * 16)
+    vae = SimpleNamespace(config=config)
+    for painted_before in (0, 3):
+        painted = refine.Painted(tmp_path, 3)
+        assert len(painted) == painted_before
+        painted.grow(None, vae, WORDS, 2)
+    assert len(calls) == 3 and {shape for shape, *_ in calls} == {(16, 16)}
+    assert painted.latents[1].min() == painted.latents[1].max() == 1 + 2 * 2
+    assert [prompt != "" for _, prompt, _ in calls] == [False, True, False]
+    # each crop of the latents is of the same place as that of the picture
+    rows = np.arange(512) // 8
+    painted.latents[:] = np.arange(64, dtype=np.float16)[:, None]
+    painted.pictures[:] = rows[:, None, None]
+    latents, pictures = painted.draw(random.Random(1), 128, 5)
+    assert latents.shape == (5, 16, 16, 16) and pictures.shape == (5, 3, 128, 128)
+    shown = (pictures[:, 0, ::8, ::8] + 1) * 127.5
+    torch.testing.assert_close(shown.round(), latents[:, 0])
+    assert latents[:, 0, 0, 0].unique().numel() > 1
