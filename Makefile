@@ -51,7 +51,7 @@ cluster-check: setup
 # hours on a CPU; each part goes on where it stopped
 nano: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/ci.txt -e '.[dev,nano]'
-	cd recipes/nano && for part in vae tokenizer prior decoder refine pack evaluate; do ../../$(BIN)/python $$part.py || exit 1; done
+	cd recipes/nano && for part in vae tokenizer prior decoder refine_vae pack evaluate; do ../../$(BIN)/python $$part.py || exit 1; done
 
 bench: setup
 	$(BIN)/python bench/infer.py

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Train nano on one CUDA GPU, data drawn there: from nothing in 20 minutes, or on from the checkpoint that ships
-# (ON=1) in 6. The prior and the decoder train at the same time: each leaves the GPU idle for a part.
-# Of this the prior's part has run on a GPU (an H200 with 16 CPU cores); the decoder's and the times are estimates.
+# Train nano on one CUDA GPU, data drawn there: from nothing in 24 minutes, or on from the checkpoint that ships
+# (ON=1) in 10. The prior and the decoder train at the same time: each leaves the GPU idle for a part.
+# Of this the prior's part has run on a GPU (an H200 with 16 CPU cores); the other parts' times are estimates.
 # Needs the packages of `make nano`; where there is no GPU the same commands run on the CPU (DRY=1: half a minute a
 # stage, to see that every stage starts, saves and packs).
 # MINUTES: of training of the prior and the decoder.
@@ -33,7 +33,7 @@ step "decoder" decoder.py --minutes "$minutes" --scale $((scale * 2)) --processe
 decoder=$!
 step "prior" prior.py --minutes "$minutes" --scale $scale --processes $drawing $options $prior_from
 wait $decoder
-step "the VAE's decoder" refine.py --minutes $refine --processes $cropping ${pictures:+--pictures $pictures}
+step "the VAE's decoder" refine_vae.py --minutes $refine --processes $((drawing + cropping)) ${pictures:+--pictures $pictures}
 step "pack" pack.py --out "$out"
 if [ -z "${DRY:-}" ]; then
     step "read the pictures" evaluate.py --model "$out" --first 24

@@ -1,6 +1,6 @@
 """Count the round and slanted shapes that a checkpoint's prior plans and draws as asked, without painting.
 
-    python written_shapes.py --model nano
+    python written_shapes.py --model runs/packed
 
 The prompts ask in phrasings that the training data does not contain, with held-out words.
 """
@@ -9,9 +9,10 @@ import argparse
 import itertools
 import json
 import random
+import re
 
 import numpy as np
-from designs import load_words
+from designs import LEAST_CONTRAST, load_words
 from renderer import contrast, form, stencil_tokens
 from type_tokens import COLORS, FORM, FORM_KINDS, FORMS, NAMES, PALETTE
 from written_words import write_grids
@@ -31,8 +32,6 @@ PHRASINGS = (
     'Please draw a {color} {kind} under the words "{text}" ({ground} background)',
     'An invitation in {ground} with a single {color} {kind} and the text "{text}"',
 )
-
-
 ENOUGH = 0.9  # of a form's cells, for it to count as drawn
 
 
@@ -42,16 +41,17 @@ def asked_for(seed: int = 0) -> list[tuple[str, str, Row]]:
     asked = []
     for number, (kind, phrasing) in enumerate(itertools.product(FORM_KINDS, PHRASINGS)):
         ground = rng.choice(COLORS)
-        color = rng.choice([c for c in COLORS if contrast(PALETTE[c], PALETTE[ground]) > 60])
+        color = rng.choice([c for c in COLORS if contrast(PALETTE[c], PALETTE[ground]) > LEAST_CONTRAST])
         text = rng.choice([w for w in words if len(w) <= 6]).capitalize()
         prompt = phrasing.format(text=text, color=color, kind=kind, ground=ground)
+        prompt = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", prompt)
         asked.append((kind, color, Row(f"shape-{number}", prompt, (text,), seed=number, width=512, height=512)))
     return asked
 
 
 def named(grid: np.ndarray) -> tuple[str, int, str] | None:
     """Return (kind, width, colour) of the form that most cells of a grid name; None where none does."""
-    names, counts = np.unique(grid[NAMES.message[grid] >= FORM], return_counts=True)
+    names, counts = np.unique(grid[(NAMES.message[grid] >= FORM) & (NAMES.color[grid] >= 0)], return_counts=True)
     if not len(names):
         return None
     name = names[counts.argmax()]
@@ -76,14 +76,14 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     args = parser.parse_args()
     asked = asked_for()
-    counts = {"planned": 0, "kind": 0, "kind_and_color": 0, "drawn": 0}
+    counts = {"plan": 0, "picture_kind": 0, "picture": 0, "drawn": 0}
     for (kind, color, row), (small, large) in zip(asked, write_grids(args.model, [r for *_, r in asked]), strict=True):
         plan, picture = named(small), named(large)
         share = share_drawn(large) if picture else 0.0
         is_kind = picture is not None and picture[0] == kind
-        counts["planned"] += plan is not None and (plan[0], plan[2]) == (kind, color)
-        counts["kind"] += is_kind
-        counts["kind_and_color"] += is_kind and picture[2] == color
+        counts["plan"] += plan is not None and (plan[0], plan[2]) == (kind, color)
+        counts["picture_kind"] += is_kind
+        counts["picture"] += is_kind and picture[2] == color
         counts["drawn"] += is_kind and picture[2] == color and share >= ENOUGH
         print(row.prompt, plan, picture, round(share, 2), flush=True)
     print(json.dumps({"prompts": len(asked), **{k: round(n / len(asked), 3) for k, n in counts.items()}}))

@@ -501,25 +501,25 @@ def test_crops_are_cut_from_latents_and_tokens_alike():
         assert numbers == [0] * 4
 
 
-def test_refining_sees_latents_as_far_off_as_painted_ones(fonts):
-    import itertools
-
-    import refine
+def test_refining_sees_latents_with_the_noise_it_says(fonts):
+    import refine_vae
 
     torch.manual_seed(0)
     std = torch.linspace(0.5, 4, 16).view(1, 16, 1, 1)
-    clean = torch.randn(64, 16, 8, 8)
-    off = (refine.put_off(clean, std) - clean) / std
+    clean = torch.randn(256, 16, 8, 8)
+    off = (refine_vae.noisy_latents(clean, std) - clean) / std
     amounts = off.square().mean((1, 2, 3)).sqrt()
-    assert amounts.min() > 0.05 and amounts.max() < 0.35 and 0.15 < amounts.mean() < 0.25
+    least, most = refine_vae.LEAST_NOISE, refine_vae.MOST_NOISE
+    assert least / 1.3 < amounts.min() < least * 1.5 and most / 1.3 < amounts.max() < most * 1.2
+    corners = off[:, :, [0, 0, 7, 7], [0, 7, 0, 7]].square().mean()
+    assert corners / off.square().mean() == pytest.approx(1, abs=0.1)
     # part of it differs from one latent pixel to the next, part does not
     steps = (off[..., 1:] - off[..., :-1]).square().mean((1, 2, 3)).sqrt() / amounts
     assert steps.min() < 0.9 and steps.max() > 1.3
-    draw = refine.DrawBatch(WORDS)
-    sizes = {draw(batch).shape[1:] for batch in itertools.islice(refine.batches(0), 12)}
-    assert sizes == {(64, 64, 3), (128, 128, 3), (256, 256, 3)}
-    (again, *_), (drawn, *_) = (list(itertools.islice(refine.batches(3), 1)) for _ in range(2))
-    assert np.array_equal(draw(again), draw(drawn))
+    draw = refine_vae.DrawCrops(WORDS)
+    drawn = [draw(step) for step in range(12)]
+    assert {crops.shape[1:] for crops in drawn} == {(64, 64, 3), (128, 128, 3), (256, 256, 3)}
+    assert np.array_equal(drawn[3], draw(3)) and len({crops.tobytes() for crops in drawn}) == 12
 
 
 def test_painted_pictures_lie_on_their_latents_and_are_painted_once(
@@ -527,31 +527,53 @@ def test_painted_pictures_lie_on_their_latents_and_are_painted_once(
 ):
     import random
 
-    import refine
+    import refine_vae
 
     calls = []
 
     def paint(decoder, tokens, prompt, seed, num_steps):
         calls.append((tokens.shape, prompt, seed))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
         return torch.full((1, 16, 64, 64), float(len(calls)))
 
-    monkeypatch.setattr(refine, "paint_latents", paint)
-    monkeypatch.setattr(refine, "load_codebook", lambda *_: codebook)
+    monkeypatch.setattr(refine_vae, "paint_latents", paint)
+    monkeypatch.setattr(refine_vae, "load_codebook", lambda *_: codebook)
+    monkeypatch.setattr(refine_vae, "NUM_CHECKED", 2)
     config = SimpleNamespace(latents_mean=[1.0] * 16, latents_std=[2.0] * 16)
     vae = SimpleNamespace(config=config)
-    for painted_before in (0, 3):
-        painted = refine.Painted(tmp_path, 3)
+    with pytest.raises(KeyboardInterrupt):
+        refine_vae.Painted(tmp_path, 5).grow(None, vae, WORDS, 2)
+    for painted_before in (3, 5):
+        painted = refine_vae.Painted(tmp_path, 5)
         assert len(painted) == painted_before
         painted.grow(None, vae, WORDS, 2)
-    assert len(calls) == 3 and {shape for shape, *_ in calls} == {(16, 16)}
+    assert [seed for *_, seed in calls] == [0, 1, 2, 3, 3, 4]
+    assert {shape for shape, *_ in calls} == {(16, 16)}
     assert painted.latents[1].min() == painted.latents[1].max() == 1 + 2 * 2
-    assert [prompt != "" for _, prompt, _ in calls] == [False, True, False]
-    # each crop of the latents is of the same place as that of the picture
-    rows = np.arange(512) // 8
-    painted.latents[:] = np.arange(64, dtype=np.float16)[:, None]
-    painted.pictures[:] = rows[:, None, None]
-    latents, pictures = painted.draw(random.Random(1), 128, 5)
-    assert latents.shape == (5, 16, 16, 16) and pictures.shape == (5, 3, 128, 128)
-    shown = (pictures[:, 0, ::8, ::8] + 1) * 127.5
-    torch.testing.assert_close(shown.round(), latents[:, 0])
-    assert latents[:, 0, 0, 0].unique().numel() > 1
+    assert [prompt != "" for _, prompt, _ in calls[:4]] == [False, True, False, True]
+    # each crop of the latents is of the same place of the same picture; the first are not learnt
+    places = np.arange(512) // 8
+    for number in range(5):
+        painted.latents[number, 0] = np.arange(64, dtype=np.float16)[:, None]
+        painted.latents[number, 1] = np.arange(64, dtype=np.float16)
+        painted.latents[number, 2] = 40 * number
+        painted.pictures[number] = 40 * number
+        painted.pictures[number, ..., 0] = places[:, None]
+        painted.pictures[number, ..., 1] = places
+    latents, pictures = painted.draw(random.Random(1), 128, 40)
+    assert latents.shape == (40, 16, 16, 16) and pictures.shape == (40, 3, 128, 128)
+    shown = ((pictures[:, :, ::8, ::8] + 1) * 127.5).round()
+    torch.testing.assert_close(shown, latents[:, :3])
+    assert latents[:, 0, 0, 0].unique().numel() > 5 < latents[:, 1, 0, 0].unique().numel()
+    assert latents[:, 2, 0, 0].unique().tolist() == [80, 120, 160]
+    (tmp_path / "latents.f16").unlink()
+    assert len(refine_vae.Painted(tmp_path, 5)) == 0
+
+
+def test_walls_to_be_painted_have_a_ground_that_tokens_name(fonts):
+    import refine_vae
+
+    walls = [refine_vae.random_picture(number, WORDS)[0] for number in range(2, 200, 4)]
+    assert {wall.top_color for wall in walls} <= set(refine_vae.PALETTE.values())
+    assert all(wall.lines for wall in walls)
