@@ -34,7 +34,7 @@ def to_picture(decoded: torch.Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def paint_latents(decoder: Decoder, tokens: np.ndarray, prompt: str, seed: int, num_steps: int) -> torch.Tensor:
-    """Denoise from true tokens (rows, columns) with guidance 1.5: latents (1, 16, 4 * rows, 4 * columns), normalised."""
+    """Denoise from true tokens (rows, columns), guidance 1.5: latents (1, 16, 4 * rows, 4 * columns), normalised."""
     (rows, columns), device = tokens.shape, next(decoder.parameters()).device
     x = torch.randn(1, 16, 4 * rows, 4 * columns, generator=torch.Generator().manual_seed(seed)).to(device)
     tokens_t = torch.from_numpy(tokens.astype(np.int64)).to(device)[None].expand(2, -1, -1)
