@@ -80,7 +80,7 @@ KINDS = {
     "rows": (928, 8, 0.15),  # those, and rows of the picture
     "square": (784, 9, 0.08),  # all of both grids at 512 x 512
     "whole": (1600, 4, 0.21),  # all of both grids, sides up to 1024 px
-    "edit": (620, 10, 0.20),  # a source and the picture asked for, 512 x 512
+    "edit": (620, 10, 0.28),  # a source and the picture asked for, 512 x 512
     "mix": (928, 7, 0.02),  # two sources, or one that is larger
     "large": (2700, 3, 0.06),  # both grids of the largest pictures, and edits of any size
 }

@@ -1,8 +1,8 @@
 """Refine the VAE's decoder on latents as nano's decoder paints them; its encoder, and so the latents, stay as they are.
 
 Of what is painted a part is off for every seed in the same way (guidance among it). So pictures are painted from
-their own tokens first, and learnt beside drawn ones whose latents are noisy. Expected on one CPU core with AMX:
-EXPECTED.
+their own tokens first, and learnt beside drawn ones whose latents are noisy. Expected on one CPU core with AMX: 240
+pictures painted in 8 minutes, then from 30.3 to 31.0 dB of what is painted in 15.
 """
 
 import argparse
