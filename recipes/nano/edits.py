@@ -31,20 +31,22 @@ from renderer import Design, contrast, contrasting_ink, luminance, nearest_color
 from type_tokens import ALIGNMENTS, PALETTE, PLACES, STYLES
 
 Grid = tuple[int, int]
-SHARE_OF_FOREIGN = 0.4  # sources that are no designs (foreign.py)
+SHARE_OF_FOREIGN = 0.5  # sources that are no designs (foreign.py)
 
 
 @dataclass(frozen=True)
 class Edit:
     """Sources and target as designs, and the instruction between them.
 
-    repainted: of a picture that is no design, the cells whose backdrop is another, bool (rows, columns).
+    repainted, filled: of a picture that is no design, the cells whose backdrop is another, and of those the ones that
+    show nothing but one new colour, bool (rows, columns).
     """
 
     sources: tuple[Design, ...]
     target: Design
     prompt: str
     repainted: np.ndarray | None = None
+    filled: np.ndarray | None = None
 
 
 def random_edit(seed: int, words: list[str], grid: Grid | None = None) -> Edit:
@@ -53,7 +55,7 @@ def random_edit(seed: int, words: list[str], grid: Grid | None = None) -> Edit:
     grid = grid or ((16, 16) if rng.random() < 0.6 else random_grid(rng))
     if rng.random() < SHARE_OF_FOREIGN:
         edit = random_foreign_edit(rng, words, grid)
-        return Edit((edit.source,), edit.target, _polish(rng, edit.prompt), edit.repainted)
+        return Edit((edit.source,), edit.target, _polish(rng, edit.prompt), edit.repainted, edit.filled)
     if rng.random() < 0.1:
         return _mix(rng, _content(rng, seed, words), random_content(seed + 500_009, words), grid)
     change = rng.choices(list(CHANGES), list(CHANGES.values()))[0]

@@ -66,12 +66,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class ForeignEdit:
-    """Source and target as designs, the instruction, and the cells whose backdrop is another, bool (rows, columns)."""
+    """Source and target as designs, the instruction, and the cells whose backdrop is another, bool (rows, columns).
+
+    filled: of those the ones that show nothing but one new colour.
+    """
 
     source: Design
     target: Design
     prompt: str
     repainted: np.ndarray
+    filled: np.ndarray
 
 
 def random_foreign_edit(rng: random.Random, words: list[str], grid: tuple[int, int]) -> ForeignEdit:
@@ -91,22 +95,25 @@ def random_foreign_edit(rng: random.Random, words: list[str], grid: tuple[int, i
     nothing = np.zeros(grid, bool)
     wish = rng.random()
     if wish < 0.1:
-        return ForeignEdit(source, source, rng.choice(KEEP.split(";")), nothing)
+        return ForeignEdit(source, source, rng.choice(KEEP.split(";")), nothing, nothing)
     if wish < 0.22:
         target, prompt = _write_on(rng, words, source)
-        return ForeignEdit(source, target, prompt, nothing)
+        return ForeignEdit(source, target, prompt, nothing, nothing)
     named = _name_a_layer(rng, words, layers, picture) if layers else None
     if wish < 0.36 or named is None:
         name = rng.choice(list(TREATMENTS))
         prompt = rng.choice(TREATMENT_WORDS[name].split(";"))
         target = replace(source, backdrop=TREATMENTS[name](picture))
-        return ForeignEdit(source, target, prompt, ~nothing)
+        return ForeignEdit(source, target, prompt, ~nothing, nothing)
     which, phrase, old = named
     name = rng.choice([color for color in PALETTE if color != old])
     changed = [replace(layer, color=PALETTE[name]) if i == which else layer for i, layer in enumerate(layers)]
-    target = replace(source, backdrop=paint_layers(changed, shading))
-    shares = visible_shares(layers)[which].reshape(rows, PX, columns, PX).mean((1, 3))
-    return ForeignEdit(source, target, say_colors(phrase, c=color_word(rng, name)), shares > 0.02)
+    shares = visible_shares(layers)[which]
+    # Without light and grain: which of the tokens near a colour a shaded cell gets cannot be known from the source.
+    target = replace(source, backdrop=paint_layers(changed, shading * (1 - shares[..., None])))
+    shares = shares.reshape(rows, PX, columns, PX).mean((1, 3))
+    prompt = say_colors(phrase, c=color_word(rng, name))
+    return ForeignEdit(source, target, prompt, shares > 0.02, shares > 0.98)
 
 
 def _write_on(rng: random.Random, words: list[str], source: Design) -> tuple[Design, str]:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -71,17 +70,24 @@ def is_numbered_by_these_names(folder: Path) -> bool:
     return set(invisible_inks()) <= set(json.loads(file.read_text())["suppress_tokens"])
 
 
-def load_run(name: str, module: nn.Module, key: str, averaged: bool, earlier: Sequence[Path] = ()) -> nn.Module:
-    """Fill a module from a run's checkpoint, from the averaged weights when asked.
-
-    earlier: checkpoints that were kept on the way; the module gets the mean of all.
-    """
-    states = []
-    for path in (RUNS / f"{name}.pt", *earlier):
-        modules = torch.load(path, map_location="cpu", weights_only=True)["modules"]
-        states.append(modules["average"]["values"] if averaged else modules[key])
-    module.load_state_dict({k: sum(state[k] for state in states) / len(states) for k in states[0]})
+def load_run(name: str, module: nn.Module, key: str, averaged: bool) -> nn.Module:
+    """Fill a module from a run's checkpoint, from the averaged weights when asked."""
+    modules = torch.load(RUNS / f"{name}.pt", map_location="cpu", weights_only=True)["modules"]
+    module.load_state_dict(modules["average"]["values"] if averaged else modules[key])
     return module.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def mix_with(module: nn.Module, earlier: Path, share: float) -> None:
+    """Make a module the mean of itself, which counts `share` of 1, and of weights that it began with.
+
+    earlier: the checkpoint of a run, or plain weights as warm_start.py writes them.
+    """
+    state = torch.load(earlier, map_location="cpu", weights_only=True)
+    if "modules" in state:
+        state = state["modules"]["average"]["values"]
+    for name, value in module.state_dict().items():
+        value.lerp_(state[name].to(value), 1 - share)
 
 
 def prior_state(prior: Prior) -> dict[str, torch.Tensor]:
@@ -143,14 +149,17 @@ def main() -> None:
     """Write the checkpoint folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=DESTINATION)
-    parser.add_argument("--earlier", type=Path, nargs="+", default=(), help="prior.pt of before, to take the mean with")
+    parser.add_argument("--earlier", type=Path, help="the prior's weights of before, to take the mean with")
+    parser.add_argument("--share", type=float, default=0.7, help="of the prior's last weights in that mean")
     parser.add_argument("--raw", action="store_true", help="last weights instead of averaged ones")
     parser.add_argument("--temperature", type=float, default=0.4)
     parser.add_argument("--top-p", type=float, default=0.9)
     args = parser.parse_args()
     out: Path = args.out
     centres = BackgroundCodebook.load(CODEBOOK).centres
-    prior = load_run("prior", Prior(centres), "prior", not args.raw, args.earlier)
+    prior = load_run("prior", Prior(centres), "prior", not args.raw)
+    if args.earlier:
+        mix_with(prior, args.earlier, args.share)
     decoder = load_run("decoder", Decoder(centres), "decoder", not args.raw)
     encoder = load_run("tokenizer", CellEncoder(centres), "encoder", averaged=False)
 

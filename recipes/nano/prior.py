@@ -76,11 +76,11 @@ LOOK_UP = {1: ((0, 7.0, 1, 10.0), (1, 6.0, 0, 0.0)), 3: ((0, 7.0, 1, 10.0), (2, 
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 # kind: sequence length, batch size, share of the steps
 KINDS = {
-    "plan": (512, 14, 0.26),  # the rows of the plan that are written on, and its last ones
+    "plan": (512, 14, 0.22),  # the rows of the plan that are written on, and its last ones
     "rows": (928, 8, 0.14),  # those, and rows of the picture
     "square": (784, 9, 0.07),  # all of both grids at 512 x 512
     "whole": (1600, 4, 0.19),  # all of both grids, sides up to 1024 px
-    "edit": (620, 10, 0.26),  # a source and the picture asked for, 512 x 512
+    "edit": (620, 10, 0.30),  # a source and the picture asked for, 512 x 512
     "mix": (928, 7, 0.02),  # two sources, or one that is larger
     "large": (2700, 3, 0.06),  # both grids of the largest pictures, and edits of any size
 }
@@ -89,12 +89,14 @@ KINDS = {
 class Sample(NamedTuple):
     """A sequence, and how many of its targets, the first ones, belong to the plan.
 
-    repainted: of a foreign source (foreign.py), the cells that are not kept, bool (rows, columns).
+    repainted, filled: of a foreign source (foreign.py), the cells that are not kept, and those in one new colour, bool
+    (rows, columns).
     """
 
     sequence: Sequence
     num_planned: int
     repainted: np.ndarray | None = None
+    filled: np.ndarray | None = None
 
 
 class Attention(nn.Module):
@@ -355,13 +357,19 @@ def _after_a_gap(sequence: Sequence) -> np.ndarray:
 
 
 def weigh_foreign(sample: Sample, weights: np.ndarray) -> None:
-    """Weigh what is kept of a foreign picture where it changes: there alone copying differs from going on."""
-    assert sample.repainted is not None
+    """Weigh what is kept of a foreign picture where it changes: there alone copying differs from going on.
+
+    Of what is filled with a new colour the first cell of a row weighs most.
+    """
+    assert sample.repainted is not None and sample.filled is not None
     ids, is_target = sample.sequence.ids, sample.sequence.is_target
     source = ids[1 : 1 + sample.repainted.size].reshape(sample.repainted.shape)
     changes = np.ones(source.shape, bool)
     changes[1:, 1:] = (source[1:, 1:] != source[1:, :-1]) | (source[1:, 1:] != source[:-1, 1:])
-    cells = np.where(sample.repainted, REPAINTED, np.where(changes, 1.0, 0.2))
+    goes_on = np.zeros(source.shape, bool)
+    goes_on[:, 1:] = sample.filled[:, :-1]
+    filled = np.where(goes_on, 0.5, 2.0)
+    cells = np.select([sample.filled, sample.repainted, changes], [filled, REPAINTED, 1.0], 0.2)
     cells[0, 0] = FIRST_CELL / 4
     weights[is_target] = np.where(ids[is_target] < NUM_TEXT_TOKENS, weights[is_target], cells.ravel())
 
@@ -450,7 +458,7 @@ class Samples:
             target = prior_tokens(edit.target, self.codebook)
             if edit.repainted is not None:  # what is kept of a picture that is no design is kept as it was read
                 target = np.where((target >= FIRST_BACKGROUND) & ~edit.repainted, sources[0], target)
-            return Sample(image_to_image_sequence(edit.prompt, sources, target), 0, edit.repainted)
+            return Sample(image_to_image_sequence(edit.prompt, sources, target), 0, edit.repainted, edit.filled)
         content = random_content(seed, self.words)
         grid = self._grid(kind, rng)
         design = typeset(content, *grid)
@@ -571,6 +579,8 @@ def main() -> None:
     parser.add_argument("--name", default="prior")
     parser.add_argument("--from", dest="source", type=Path, help="weights to begin with, as warm_start.py writes them")
     parser.add_argument("--tokenizer", type=Path, default=RUNS / "tokenizer.pt", help="reads the sources of edits")
+    parser.add_argument("--peak", type=float, default=1.0, help="highest learning rate, as a share of the usual one")
+    parser.add_argument("--first-batch", type=int, default=0, help="of the data, for weights that saw earlier ones")
     parser.add_argument("--eager", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -583,7 +593,8 @@ def main() -> None:
     prior.to(DEVICE)
     average = Average(prior, 0.995)
     matrices, rest = split_parameters(prior, ("self_attn", "mlp"))
-    optimizers = [Muon(matrices, lr=0.01, weight_decay=0.01), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.95))]
+    optimizers = [Muon(matrices, lr=0.01 * args.peak, weight_decay=0.01)]
+    optimizers.append(torch.optim.AdamW(rest, lr=2e-3 * args.peak, betas=(0.9, 0.95)))
     run = Run(args.name, args.minutes, {"prior": prior, "average": average}, optimizers)
     if not args.eager:  # one layer, reused by all
         prior.run_layer = compiled(Layer.forward)
@@ -595,7 +606,7 @@ def main() -> None:
     print("sources are read by", args.tokenizer if reader else "nobody: they are told without fault", flush=True)
     samples = Samples(codebook, words, scale=args.scale, reader=reader)
     checks = Samples(codebook, held_out, first_seed=80_000_000, reader=reader)
-    batches = in_processes(samples, itertools.count(run.num_steps), args.processes)
+    batches = in_processes(samples, itertools.count(args.first_batch + run.num_steps), args.processes)
     recent: dict[str, torch.Tensor] = {}
     for _, (kind, batch) in zip(run.steps(), batches, strict=False):
         loss = loss_of(prior, batch)[0]

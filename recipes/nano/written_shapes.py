@@ -15,7 +15,7 @@ import numpy as np
 from designs import LEAST_CONTRAST, load_words
 from renderer import contrast, form, stencil_tokens
 from type_tokens import COLORS, FORM, FORM_KINDS, FORMS, NAMES, PALETTE
-from written_words import write_grids
+from written_words import request_of, write_grids
 
 from glmimage.evaluation.rows import Row
 
@@ -77,7 +77,8 @@ def main() -> None:
     args = parser.parse_args()
     asked = asked_for()
     counts = {"plan": 0, "picture_kind": 0, "picture": 0, "drawn": 0}
-    for (kind, color, row), (small, large) in zip(asked, write_grids(args.model, [r for *_, r in asked]), strict=True):
+    grids = write_grids(args.model, [request_of(row) for *_, row in asked])
+    for (kind, color, row), (small, large) in zip(asked, grids, strict=True):
         plan, picture = named(small), named(large)
         share = share_drawn(large) if picture else 0.0
         is_kind = picture is not None and picture[0] == kind

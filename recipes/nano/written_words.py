@@ -23,23 +23,30 @@ from glmimage.types import PriorReady, SmallGridReady
 HERE = Path(__file__).parent
 
 
-def write_grids(model: str, rows: list[Row]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the small and the large grid of every prompt, int (rows, columns) each; all are written together."""
+def write_grids(model: str, requests: list[GenerationRequest]) -> list[tuple[np.ndarray | None, np.ndarray]]:
+    """Return the small grid (None with references) and the large one of every request, int (rows, columns) each.
+
+    All are written together.
+    """
     if not is_numbered_by_these_names(resolve_model(model)):
         raise SystemExit(f"The tokens of {model} have other numbers than type_tokens.py gives: pack a newer one.")
     engine = Engine(Pipeline.load(model).stages, paints=False)
     numbers, small, large = {}, {}, {}
-    for number, row in enumerate(rows):
-        request = GenerationRequest(row.prompt, width=row.width, height=row.height, seed=row.seed)
+    for number, request in enumerate(requests):
         numbers[engine.add_request(request)] = number
-    while len(large) < len(rows):
+    while len(large) < len(requests):
         for event in engine.step():
             if isinstance(event, SmallGridReady):
                 small[numbers[event.request_id]] = np.reshape(event.prior_token_ids, event.grid)
             elif isinstance(event, PriorReady):
                 large[numbers[event.request_id]] = np.reshape(event.prior_token_ids, event.large_grid)
                 engine.abort(event.request_id)
-    return [(small[number], large[number]) for number in range(len(rows))]
+    return [(small.get(number), large[number]) for number in range(len(requests))]
+
+
+def request_of(row: Row) -> GenerationRequest:
+    """Return what asks for a row's picture, without references."""
+    return GenerationRequest(row.prompt, width=row.width, height=row.height, seed=row.seed)
 
 
 def plan_lines(plan: np.ndarray) -> list[str]:
@@ -62,7 +69,7 @@ def main() -> None:
     rows = [r for r in load_rows(HERE / f"eval/{args.set}.json") if args.size in (None, f"{r.width}x{r.height}")]
     rows = rows[: args.first]
     num_words, found = 0, {"plan": 0, "picture": 0}
-    for row, (small, large) in zip(rows, write_grids(args.model, rows), strict=True):
+    for row, (small, large) in zip(rows, write_grids(args.model, list(map(request_of, rows))), strict=True):
         wanted = " ".join(row.texts).split()
         num_words += len(wanted)
         lines = {"plan": plan_lines(small), "picture": read_back(large)}

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from types import TracebackType
 from typing import Any
@@ -34,6 +35,7 @@ from .model.schedule import euler_step, make_schedule
 from .model.step_cache import StepCache
 from .picture import Picture, make_pictures, share_time
 from .prompt import fill_sources, get_glyph_texts
+from .side_by_side import side_by_side
 from .stages import DecodeStage, PriorStage, Stages
 from .token_loop import KV_TOKENS, NUM_SLOTS, TokenLoop
 from .types import (
@@ -132,33 +134,42 @@ def denoise(
     latents = torch.stack([RandomStream(p.seed).noise(shape) for p in pictures]).to(device)
     prior_ids = torch.stack([_decoder_ids(picture) for picture in pictures]).to(device)
     none = torch.zeros(batch, dtype=torch.bool, device=device)
-    painted = dit.prepare(
-        _glyph_embeds(stage, request.prompt, batch),
-        prior_ids,
-        prior_drop=none,
-        reference_cache=ReferenceCache.stack([references] * batch),
-    )
+    contexts = [
+        dit.prepare(
+            _glyph_embeds(stage, request.prompt, batch),
+            prior_ids,
+            prior_drop=none,
+            reference_cache=ReferenceCache.stack([references] * batch),
+        )
+    ]
     guided = request.guidance_scale > 1
     if guided:
         # without prior, glyphs and references: this pass must not read the cache
-        plain = dit.prepare(_glyph_embeds(stage, "", batch), prior_ids, prior_drop=~none)
+        contexts.append(dit.prepare(_glyph_embeds(stage, "", batch), prior_ids, ~none))
     schedule = make_schedule(request.num_inference_steps, height, width, stage.scheduler_config)
     target_size = torch.tensor([[height, width]], device=device)
     all_times = dit.prepare_times(
         schedule.model_timesteps[:, None].to(device), target_size, torch.zeros_like(target_size)
     )
     threshold, num_steps = stage.lossy.step_cache, len(all_times)
-    caches = [StepCache(threshold) if threshold else None for _ in range(2)]
+    caches = [StepCache(threshold) if threshold else None for _ in contexts]
     for step, times in enumerate(all_times):
-        velocity = dit.velocity(latents, painted, times, caches[0])
-        if guided and stage.lossy.guides(step, num_steps):
-            unguided = dit.velocity(latents, plain, times, caches[1])
-            velocity = unguided + request.guidance_scale * (velocity - unguided)
-        for picture, end in zip(
-            pictures, euler_step(latents, velocity, schedule.sigmas[step], 0), strict=True
-        ):
-            picture.expected = end
-        latents = euler_step(latents, velocity, *schedule.sigmas[step : step + 2])
+        passes = [
+            partial(dit.velocity, latents, context, times, cache)
+            for context, cache in zip(contexts, caches, strict=True)
+        ]
+        guides = guided and stage.lossy.guides(step, num_steps)
+        with side_by_side(guides and stage.side_by_side) as run:
+            if guides:
+                velocity, unguided = run(*passes)
+                velocity = unguided + request.guidance_scale * (velocity - unguided)
+            else:
+                velocity = passes[0]()
+            for picture, end in zip(
+                pictures, euler_step(latents, velocity, schedule.sigmas[step], 0), strict=True
+            ):
+                picture.expected = end
+            latents = euler_step(latents, velocity, *schedule.sigmas[step : step + 2])
         yield latents
 
 

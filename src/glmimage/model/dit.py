@@ -243,11 +243,12 @@ class DiT(nn.Module):
         """Return cos and sin (num_text + N, head_dim / 2); text gets the identity rotation."""
         height, width = (side // self.config.patch_size for side in latents.shape[-2:])
         key = (height, width, latents.device)
-        if key not in self._rotary:
+        tables = self._rotary.get(key)
+        if tables is None:
             if len(self._rotary) >= 64:
                 self._rotary.clear()
-            self._rotary[key] = _rotary_table(*key, self.config.attention_head_dim)
-        cos, sin = self._rotary[key]
+            tables = self._rotary[key] = _rotary_table(*key, self.config.attention_head_dim)
+        cos, sin = tables
         if num_text:
             cos = torch.cat([cos.new_ones(num_text, cos.shape[1]), cos])
             sin = torch.cat([sin.new_zeros(num_text, sin.shape[1]), sin])
