@@ -82,7 +82,7 @@ def random_foreign_edit(rng: random.Random, words: list[str], grid: tuple[int, i
     """Draw a picture that is no design, and what is asked of it."""
     rows, columns = grid
     layers: list[Layer] = []
-    if rng.random() < 0.15:  # anything at all
+    if rng.random() < 0.08:  # anything at all
         from vae import random_shapes, random_texture
 
         side = max(grid)
@@ -94,13 +94,13 @@ def random_foreign_edit(rng: random.Random, words: list[str], grid: tuple[int, i
     source = Design(rows, columns, BLACK, BLACK, backdrop=picture)
     nothing = np.zeros(grid, bool)
     wish = rng.random()
-    if wish < 0.1:
+    if wish < 0.05:
         return ForeignEdit(source, source, rng.choice(KEEP.split(";")), nothing, nothing)
-    if wish < 0.22:
+    if wish < 0.11:
         target, prompt = _write_on(rng, words, source)
         return ForeignEdit(source, target, prompt, nothing, nothing)
     named = _name_a_layer(rng, words, layers, picture) if layers else None
-    if wish < 0.36 or named is None:
+    if wish < 0.2 or named is None:
         name = rng.choice(list(TREATMENTS))
         prompt = rng.choice(TREATMENT_WORDS[name].split(";"))
         target = replace(source, backdrop=TREATMENTS[name](picture))

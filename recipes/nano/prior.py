@@ -76,13 +76,13 @@ LOOK_UP = {1: ((0, 7.0, 1, 10.0), (1, 6.0, 0, 0.0)), 3: ((0, 7.0, 1, 10.0), (2, 
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 # kind: sequence length, batch size, share of the steps
 KINDS = {
-    "plan": (512, 14, 0.22),  # the rows of the plan that are written on, and its last ones
-    "rows": (928, 8, 0.14),  # those, and rows of the picture
-    "square": (784, 9, 0.07),  # all of both grids at 512 x 512
-    "whole": (1600, 4, 0.19),  # all of both grids, sides up to 1024 px
-    "edit": (620, 10, 0.30),  # a source and the picture asked for, 512 x 512
+    "plan": (512, 14, 0.16),  # the rows of the plan that are written on, and its last ones
+    "rows": (928, 8, 0.10),  # those, and rows of the picture
+    "square": (784, 9, 0.05),  # all of both grids at 512 x 512
+    "whole": (1600, 4, 0.13),  # all of both grids, sides up to 1024 px
+    "edit": (620, 10, 0.50),  # a source and the picture asked for, 512 x 512
     "mix": (928, 7, 0.02),  # two sources, or one that is larger
-    "large": (2700, 3, 0.06),  # both grids of the largest pictures, and edits of any size
+    "large": (2700, 3, 0.04),  # both grids of the largest pictures, and edits of any size
 }
 
 
@@ -359,17 +359,17 @@ def _after_a_gap(sequence: Sequence) -> np.ndarray:
 def weigh_foreign(sample: Sample, weights: np.ndarray) -> None:
     """Weigh what is kept of a foreign picture where it changes: there alone copying differs from going on.
 
-    Of what is filled with a new colour the first cell of a row weighs most.
+    What is filled with a new colour goes on by itself in a row: where it begins and ends weighs most.
     """
     assert sample.repainted is not None and sample.filled is not None
     ids, is_target = sample.sequence.ids, sample.sequence.is_target
     source = ids[1 : 1 + sample.repainted.size].reshape(sample.repainted.shape)
     changes = np.ones(source.shape, bool)
     changes[1:, 1:] = (source[1:, 1:] != source[1:, :-1]) | (source[1:, 1:] != source[:-1, 1:])
-    goes_on = np.zeros(source.shape, bool)
-    goes_on[:, 1:] = sample.filled[:, :-1]
-    filled = np.where(goes_on, 0.5, 2.0)
-    cells = np.select([sample.filled, sample.repainted, changes], [filled, REPAINTED, 1.0], 0.2)
+    cells = np.select([sample.filled, sample.repainted, changes], [0.5, REPAINTED, 1.0], 0.2)
+    if sample.filled.any():
+        cells[:, 0] = 2.0
+        cells[:, 1:][sample.filled[:, 1:] != sample.filled[:, :-1]] = 4.0
     cells[0, 0] = FIRST_CELL / 4
     weights[is_target] = np.where(ids[is_target] < NUM_TEXT_TOKENS, weights[is_target], cells.ravel())
 
