@@ -31,7 +31,7 @@ from renderer import Design, contrast, contrasting_ink, luminance, nearest_color
 from type_tokens import ALIGNMENTS, PALETTE, PLACES, STYLES
 
 Grid = tuple[int, int]
-SHARE_OF_FOREIGN = 0.75  # sources that are no designs (foreign.py)
+SHARE_OF_FOREIGN = 0.5  # sources that are no designs (foreign.py)
 
 
 @dataclass(frozen=True)

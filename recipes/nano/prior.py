@@ -76,13 +76,13 @@ LOOK_UP = {1: ((0, 7.0, 1, 10.0), (1, 6.0, 0, 0.0)), 3: ((0, 7.0, 1, 10.0), (2, 
 HIDDEN, HEAD_DIM = PRIOR_CONFIG["hidden_size"], 64
 # kind: sequence length, batch size, share of the steps
 KINDS = {
-    "plan": (512, 14, 0.16),  # the rows of the plan that are written on, and its last ones
-    "rows": (928, 8, 0.10),  # those, and rows of the picture
-    "square": (784, 9, 0.05),  # all of both grids at 512 x 512
-    "whole": (1600, 4, 0.13),  # all of both grids, sides up to 1024 px
-    "edit": (620, 10, 0.50),  # a source and the picture asked for, 512 x 512
+    "plan": (512, 14, 0.22),  # the rows of the plan that are written on, and its last ones
+    "rows": (928, 8, 0.14),  # those, and rows of the picture
+    "square": (784, 9, 0.07),  # all of both grids at 512 x 512
+    "whole": (1600, 4, 0.19),  # all of both grids, sides up to 1024 px
+    "edit": (620, 10, 0.30),  # a source and the picture asked for, 512 x 512
     "mix": (928, 7, 0.02),  # two sources, or one that is larger
-    "large": (2700, 3, 0.04),  # both grids of the largest pictures, and edits of any size
+    "large": (2700, 3, 0.06),  # both grids of the largest pictures, and edits of any size
 }
 
 
