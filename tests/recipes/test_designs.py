@@ -92,7 +92,7 @@ def test_the_first_cell_behind_a_gap_is_not_learnt(recipe, codebook, monkeypatch
 
     samples, gaps = prior.Samples(codebook, WORDS), 0
     for seed in range(20):
-        sequence, num_planned, _ = samples.sample(seed, "rows")
+        sequence, num_planned, *_ = samples.sample(seed, "rows")
         weights = prior.importance(sequence, num_planned)
         time, row, column = sequence.positions
         for i in np.flatnonzero(sequence.is_target & (column == time)):

@@ -16,13 +16,17 @@ def edits(count):
 
 def test_the_cells_that_are_said_to_be_repainted_are_those_that_differ():
     kinds = {"kept": 0, "part": 0, "all": 0}
-    for edit in edits(120):
+    for edit in edits(180):
         difference = np.abs(edit.source.backdrop.astype(int) - edit.target.backdrop).max(-1)
         by_cell = difference.reshape(16, 8, 20, 8).mean((1, 3))
         assert by_cell[~edit.repainted].max(initial=0) <= 0.02 * 255, edit.prompt
         kind = "all" if edit.repainted.all() else "part" if edit.repainted.any() else "kept"
         if kind == "part":
             assert by_cell[edit.repainted].min() > 0.3, edit.prompt
+        means = edit.target.backdrop.reshape(16, 8, 20, 8, 3).mean((1, 3))[edit.filled]
+        assert (edit.repainted | ~edit.filled).all()
+        if len(means):  # one colour, without light and grain
+            assert np.ptp(means, axis=0).max() <= 0.02 * 255, edit.prompt
         kinds[kind] += 1
     assert min(kinds.values()) > 10
 

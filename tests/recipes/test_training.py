@@ -315,13 +315,19 @@ def test_where_a_kept_foreign_picture_changes_it_weighs_most(codebook):
     repainted[3] = True
     sequence = image_to_image_sequence("x", [source], source)
     weights = importance(sequence, 0)
-    weigh_foreign(Sample(sequence, 0, repainted), weights)
+    filled = np.zeros((4, 4), bool)
+    weigh_foreign(Sample(sequence, 0, repainted, filled), weights)
     cells = weights[sequence.is_target].reshape(4, 4)
     assert cells[0, 0] == FIRST_CELL / 4
     assert (cells[3] == REPAINTED).all()
     assert cells[2, 2] == cells[2, 3] == 1.0
     assert cells[1, 1] == cells[1, 2] == 0.2
     assert not weights[~sequence.is_target].any()
+    filled[3, 1:3] = True
+    weigh_foreign(Sample(sequence, 0, repainted, filled), weights)
+    cells = weights[sequence.is_target].reshape(4, 4)
+    assert list(cells[3]) == [2.0, 4.0, 0.5, 4.0]  # where a row begins, and filling begins and ends
+    assert list(cells[1]) == [2.0, 0.2, 0.2, 0.2]
 
 
 def test_edits_change_what_is_seen(fonts):
