@@ -29,10 +29,10 @@ def side_by_side(wanted: bool) -> Iterator[Run]:
     """Give what runs two functions in inference mode: at once on two threads, else in turn.
 
     Threads that share every operation wait for each other in each; with a pass each they do not.
-    Two passes of nano's decoder on two cores with AMX: 512 px 64 -> 61 ms, 1024 px 424 -> 369 ms.
-    Inside, this thread computes alone: its mate of other operations would wake up and spin. Not
-    measured on more than two threads, where libgomp would count more than there are processors and
-    let all of them sleep in every operation afterwards (85 ms for the same two passes in turn).
+    A guided step of nano's decoder on two cores with AMX: 512 px 62.7 -> 59.9 ms, 1024 px 393 ->
+    367. Inside, this thread computes alone: its mate of other operations would wake up and spin.
+    Not measured on more than two threads. With two threads beside this one, everything else took a
+    third longer afterwards: libgomp sleeps sooner when it counts more threads than processors.
     """
     if not wanted or torch.get_num_threads() != 2:
         yield _in_turn
