@@ -374,6 +374,42 @@ def weigh_foreign(sample: Sample, weights: np.ndarray) -> None:
     weights[is_target] = np.where(ids[is_target] < NUM_TEXT_TOKENS, weights[is_target], cells.ravel())
 
 
+def miswrite(rng: random.Random, sample: Sample, shown: np.ndarray, weights: np.ndarray) -> None:
+    """Show some cells of a recolouring as they are written by mistake; what follows them is learnt all the same.
+
+    With the truth before it a cell that goes on as its neighbours do is nearly always right; in writing, one cell that
+    was copied made copies of all. Changes `shown` (the ids) and `weights`.
+    """
+    assert sample.repainted is not None and sample.filled is not None
+    filled, is_target, kind = sample.filled, sample.sequence.is_target, rng.random()
+    if not filled.any() or kind > 0.8:
+        return
+    source = shown[1 : 1 + filled.size].reshape(filled.shape)
+    cells = shown[is_target].reshape(filled.shape)
+    if kind < 0.35:  # here and there copied
+        wrong = sample.repainted & (np.random.default_rng(rng.getrandbits(32)).random(filled.shape) < rng.random())
+        written = source
+    elif kind < 0.6:  # copied up to some cell
+        places = np.flatnonzero(sample.repainted)
+        wrong = sample.repainted & (np.arange(filled.size).reshape(filled.shape) < rng.choice(places))
+        written = source
+    else:  # filled too far
+        wrong, written = np.zeros_like(filled), cells[filled][0]
+        reach = rng.choice([1, 2, 3, 6])
+        for right in range(1, 1 + reach):
+            wrong[:, right:] |= filled[:, :-right]
+        for down in range(1, 1 + reach // 2):
+            wrong[down:] |= filled[:-down]
+        wrong &= ~sample.repainted & (cells >= NUM_TEXT_TOKENS)
+    cells = np.where(wrong, written, cells)
+    shown[is_target] = cells.ravel()
+    misled = np.zeros_like(wrong)  # by the cell before or above
+    misled[:, 1:] |= wrong[:, :-1]
+    misled[1:] |= wrong[:-1]
+    misled &= filled | ~sample.repainted
+    weights[is_target] = np.where(misled.ravel(), np.maximum(weights[is_target], 2.0), weights[is_target])
+
+
 def hold_a_step(rng: random.Random, sequence: Sequence, num_planned: int, weights: np.ndarray) -> np.ndarray:
     """Return the ids as they are shown: in most gradients some rows stay at the step before.
 
@@ -445,7 +481,10 @@ class Samples:
             if sample.repainted is not None:
                 weigh_foreign(sample, weights[i, :n])
             rng = random.Random(f"{number} {i}")
-            shown[i, : n - 1] = hold_a_step(rng, s, sample.num_planned, weights[i, :n])[:-1]
+            ids_shown = hold_a_step(rng, s, sample.num_planned, weights[i, :n])
+            if sample.repainted is not None:
+                miswrite(rng, sample, ids_shown, weights[i, :n])
+            shown[i, : n - 1] = ids_shown[:-1]
         return shown, positions[:, :, :-1], ids[:, 1:], weights[:, 1:]
 
     def sample(self, seed: int, kind: str) -> Sample:
