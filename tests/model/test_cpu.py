@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from glmimage.model import cpu
-from glmimage.model.cpu import attend, linear, linear_gelu
+from glmimage.model.cpu import SLOW_ROWS, attend, linear, linear_gelu, linear_parts, mlp
+from glmimage.thread_choice import cpu_threads
 
 
 def heads(seed, length, dtype=torch.float32):
@@ -74,6 +75,36 @@ def test_layer_with_and_without_gelu(layer, dtype):
         for ours, expected in ((linear(x, layer), plain), (linear_gelu(x, layer), curved)):
             assert ours.dtype == dtype
             assert (ours - expected).abs().max() < (0.03 if dtype == torch.bfloat16 else 1e-5)
+
+
+@pytest.mark.usefixtures("onednn")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_layer_in_parts(layer, dtype, has_bias):
+    x = torch.randn(1, 300, 96, generator=torch.Generator().manual_seed(5)).to(dtype)
+    layer.to(dtype)
+    if not has_bias:
+        layer.bias = None
+    with torch.inference_mode():
+        for sizes in ((96, 32), (32, 96)):
+            parts = linear_parts(x, layer, sizes)
+            assert [part.shape[-1] for part in parts] == list(sizes)
+            assert torch.allclose(torch.cat(parts, -1), layer(x), atol=0.03, rtol=0.02)
+            assert dtype == torch.float32 or all(part.is_contiguous() for part in parts)
+        assert torch.allclose(linear(x, layer), layer(x), atol=0.03, rtol=0.02)  # packed whole
+
+
+@pytest.mark.usefixtures("onednn")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 1040), (2, 500), (1, 100)])
+def test_an_mlp_of_any_number_of_rows(layer, shape, threads):
+    layer.to(torch.bfloat16)
+    x = torch.randn(*shape, 96, generator=torch.Generator().manual_seed(6)).to(torch.bfloat16)
+    back = nn.Linear(128, 96, dtype=torch.bfloat16)
+    with torch.inference_mode(), cpu_threads(threads):
+        expected = back(F.gelu(layer(x), approximate="tanh"))
+        assert torch.allclose(mlp(x, layer, back), expected, atol=0.03, rtol=0.02)
+    assert 1040 in SLOW_ROWS and 1000 in SLOW_ROWS and 100 not in SLOW_ROWS
 
 
 @pytest.mark.usefixtures("onednn")

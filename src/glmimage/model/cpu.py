@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +24,15 @@ from torch import Tensor, nn
 QUERY_ROWS = 256
 # Below this the few large products no longer pay.
 MIN_KEYS = 256
+# So many rows of a product with its GELU take one thread of oneDNN up to twice as long a row as
+# fewer or more do: 384 -> 1536 on AMX, 520 rows 1.7 us each, 1040 2.7, 1280 3.8, 1552 2.2.
+SLOW_ROWS = range(900, 1500)
 # Larger weights are not kept a second time: their products have enough rows to pay for the layout.
 MAX_PACKED_BYTES = 8 << 20
 
-# layer -> the weight, its version, and the weight as it is multiplied
+# layer -> the weight, its version and parts, and the parts as they are multiplied
 _packed: weakref.WeakKeyDictionary[
-    nn.Linear, tuple[weakref.ref[Tensor], tuple[int, int], Tensor]
+    nn.Linear, tuple[weakref.ref[Tensor], tuple[int, ...], tuple[Tensor, ...]]
 ] = weakref.WeakKeyDictionary()
 
 
@@ -52,9 +56,30 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> 
 
 def linear(x: Tensor, layer: nn.Module) -> Tensor:
     """Return a linear layer's output."""
-    if type(layer) is nn.Linear and x.dtype == torch.bfloat16 and _takes_onednn(x):
-        return torch.ops.mkldnn._linear_pointwise(x, _pack(layer), layer.bias, "none", [], "")
+    if _takes_packed(layer, x):
+        (weight,) = _pack(layer)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, "none", [], "")
     return layer(x)
+
+
+def linear_parts(x: Tensor, layer: nn.Module, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Return a linear layer's output, cut into channels of these sizes; on a CPU each by itself."""
+    if not _takes_packed(layer, x):
+        return layer(x).split(sizes, dim=-1)
+    biases = (None,) * len(sizes) if layer.bias is None else layer.bias.split(sizes)
+    return tuple(
+        torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        for weight, bias in zip(_pack(layer, sizes), biases, strict=True)
+    )
+
+
+def mlp(x: Tensor, layer_in: nn.Module, layer_out: nn.Module) -> Tensor:
+    """Return layer_out(GELU(layer_in(x))) of (B, S, D)."""
+    rows = x.flatten(0, 1)
+    is_slow = len(rows) in SLOW_ROWS and torch.get_num_threads() == 1
+    parts = rows.chunk(2) if is_slow and _takes_packed(layer_in, x) else [rows]
+    done = [linear(linear_gelu(part, layer_in), layer_out) for part in parts]
+    return (torch.cat(done) if len(done) > 1 else done[0]).view(x.shape)
 
 
 def linear_gelu(x: Tensor, layer: nn.Module) -> Tensor:
@@ -62,19 +87,27 @@ def linear_gelu(x: Tensor, layer: nn.Module) -> Tensor:
     if not hasattr(layer, "weight") or not _takes_onednn(x):  # adapters have no weight
         return F.gelu(layer(x), approximate="tanh")
     # the same kernel for a weight that is unpacked for every product (loading/quantized.py)
-    weight = _pack(layer) if type(layer) is nn.Linear else layer.weight
+    (weight,) = _pack(layer) if type(layer) is nn.Linear else (layer.weight,)
     return torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, "gelu", [], "tanh")
 
 
-def _pack(layer: nn.Linear) -> Tensor:
-    """Return the weight as oneDNN multiplies it, made once for a bfloat16 layer that is small."""
+def _takes_packed(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Linear]:
+    return type(layer) is nn.Linear and x.dtype == torch.bfloat16 and _takes_onednn(x)
+
+
+def _pack(layer: nn.Linear, sizes: tuple[int, ...] = ()) -> tuple[Tensor, ...]:
+    """Return the weight as oneDNN multiplies it, made once for a bfloat16 layer that is small.
+
+    sizes: the rows of its parts; the whole by default.
+    """
     weight = layer.weight
     if weight.dtype != torch.bfloat16 or weight.nbytes > MAX_PACKED_BYTES:
-        return weight
-    version, kept = _version(weight), _packed.get(layer)
+        return weight.split(sizes) if sizes else (weight,)
+    version, kept = (*_version(weight), *sizes), _packed.get(layer)
     # the very tensor, not only its address: memory that is freed is given to the next one
     if kept is None or kept[0]() is not weight or kept[1] != version:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+        parts = weight.detach().split(sizes or (len(weight),))
+        packed = tuple(torch.ops.mkldnn._reorder_linear_weight(part) for part in parts)
         kept = _packed[layer] = weakref.ref(weight), version, packed
     return kept[2]
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import DitConfig
-from .cpu import attend, linear, linear_gelu
+from .cpu import attend, linear, linear_parts, mlp
 from .reference_cache import ReferenceCache
 from .step_cache import StepCache
 
@@ -159,22 +159,23 @@ class DiT(nn.Module):
         self, latents: Tensor, context: Context, times: Times, steps: StepCache | None = None
     ) -> Tensor:
         """Return the velocity (B, C, H, W), float32, of latents (B, C, H, W)."""
-        text, cache = context.text, context.references
-        start = image = self._patches(latents) + context.prior
-        rotary = self._rotary_tables(latents, text.shape[1])
+        num_text, cache = context.text.shape[1], context.references
+        image = self._patches(latents) + context.prior
+        x, start = torch.cat([context.text, image], dim=1), image
+        rotary = self._rotary_tables(latents, num_text)
         first = repeated = None
         for index, block in enumerate(self.blocks):
             past = None if cache is None else (cache.keys[index], cache.values[index])
-            text, image, _ = block(text, image, times.blocks[index], rotary, context.mask, past)
+            x, _ = block(x, num_text, times.blocks[index], rotary, context.mask, past)
             if steps is not None and index == 0:
-                first, repeated = image, steps.repeat(start, image)
+                first, repeated = x[:, num_text:], steps.repeat(start, x[:, num_text:])
                 if repeated is not None:
-                    image = repeated
                     break
+        image = x[:, num_text:] if repeated is None else repeated
         if steps is not None and first is not None and repeated is None:
             steps.remember(first, image)
         scale, shift = times.final.chunk(2, dim=1)
-        image = self.patch_out(_modulate(image, shift, scale))
+        image = self.patch_out(_modulate_stream(image, shift, scale))
         return self._unpatch(image, latents).float()
 
     def encode_references(
@@ -192,11 +193,10 @@ class DiT(nn.Module):
             batch = latent[None]
             zero = torch.zeros(1, 2, device=latent.device)
             (times,) = self.prepare_times(zero[:, :1], torch.tensor([size]).to(zero), zero)
-            image = self._patches(batch) + self._prior(ids[None], zero[:, 0].bool())
-            text = image[:, :0]
+            x = self._patches(batch) + self._prior(ids[None], zero[:, 0].bool())
             rotary = self._rotary_tables(batch, 0)
             for block, modulation, kept in zip(self.blocks, times.blocks, layers, strict=True):
-                text, image, key_value = block(text, image, modulation, rotary, None, None)
+                x, key_value = block(x, 0, modulation, rotary, None, None)
                 kept.append(key_value)
         keys, values = (
             tuple(torch.cat([pair[side] for pair in kept], dim=2) for kept in layers)
@@ -240,7 +240,7 @@ class DiT(nn.Module):
         return F.silu(time + self.size_out(F.silu(self.size_in(sizes))))
 
     def _rotary_tables(self, latents: Tensor, num_text: int) -> tuple[Tensor, Tensor]:
-        """Return the tables of `_rotate` (num_text + N, head_dim); text gets the identity."""
+        """Return the tables of `_rotate` (num_text + N, 1, head_dim); text gets the identity."""
         height, width = (side // self.config.patch_size for side in latents.shape[-2:])
         key = (height, width, latents.device)
         tables = self._rotary.get(key)
@@ -251,8 +251,8 @@ class DiT(nn.Module):
             self._rotary[key] = tables
         cos, sin = tables
         if num_text:
-            cos = torch.cat([cos.new_ones(num_text, cos.shape[1]), cos])
-            sin = torch.cat([sin.new_zeros(num_text, sin.shape[1]), sin])
+            cos = torch.cat([torch.ones_like(cos[:1]).expand(num_text, -1, -1), cos])
+            sin = torch.cat([torch.zeros_like(sin[:1]).expand(num_text, -1, -1), sin])
         return cos, sin
 
 
@@ -270,47 +270,37 @@ class Block(nn.Module):
 
     def forward(
         self,
-        text: Tensor,
-        image: Tensor,
+        x: Tensor,
+        num_text: int,
         modulation: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | None,
         past: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Return text (B, T, D), image (B, N, D), and this layer's own keys and values.
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return both streams (B, T + N, D), text first, and this layer's own keys and values.
 
         modulation (B, 6, 2, D) is what `self.modulation` makes of the time; see `prepare_times`.
         """
-        lengths = [text.shape[1], image.shape[1]]
-        of_image, of_text = (modulation[:, :, stream].unbind(1) for stream in (0, 1))
-
-        joined = [_modulate(text, *of_text[:2]), _modulate(image, *of_image[:2])]
-        attended, key_value = self._attend(torch.cat(joined, dim=1), rotary, mask, past)
-        of_both = attended.split(lengths, dim=1)
-        text = torch.addcmul(text, of_both[0], of_text[2][:, None])
-        image = torch.addcmul(image, of_both[1], of_image[2][:, None])
-
-        joined = [_modulate(text, *of_text[3:5]), _modulate(image, *of_image[3:5])]
-        hidden = linear_gelu(torch.cat(joined, dim=1), self.ff_in)
-        of_both = linear(hidden, self.ff_out).split(lengths, dim=1)
-        text = torch.addcmul(text, of_both[0], of_text[5][:, None])
-        image = torch.addcmul(image, of_both[1], of_image[5][:, None])
-        return text, image, key_value
+        shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation.unbind(1)
+        attended, key_value = self._attend(_modulate(x, num_text, shift, scale), rotary, mask, past)
+        x = _add_gated(x, num_text, attended, gate)
+        changed = mlp(_modulate(x, num_text, ff_shift, ff_scale), self.ff_in, self.ff_out)
+        return _add_gated(x, num_text, changed, ff_gate), key_value
 
     def _attend(
         self,
-        joined: Tensor,
+        x: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | None,
         past: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        heads = (
-            linear(joined, self.qkv).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        )
-        # normalised and rotated together, and left contiguous for the attention kernel
-        query_key = F.layer_norm(heads[:2], heads.shape[-1:], eps=NORM_EPS)
-        query, key = _rotate(query_key, *rotary)
-        value = heads[2]  # like the others (B, heads, T + N, head_dim)
+        width, heads = x.shape[-1], self.num_heads
+        # apart, so that queries and keys lie side by side to be normalised and rotated together
+        query_key, value = linear_parts(x, self.qkv, (2 * width, width))
+        query_key = query_key.unflatten(2, (2 * heads, -1))
+        query_key = F.layer_norm(query_key, query_key.shape[-1:], eps=NORM_EPS)
+        query, key = _rotate(query_key, *rotary).transpose(1, 2).chunk(2, dim=1)
+        value = value.unflatten(2, (heads, -1)).transpose(1, 2)  # (B, heads, T + N, head_dim)
         all_keys, all_values = key, value
         if past is not None:
             all_keys = torch.cat([past[0], key], dim=2)
@@ -319,7 +309,25 @@ class Block(nn.Module):
         return linear(attended.transpose(1, 2).flatten(2), self.attention_out), (key, value)
 
 
-def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def _modulate(x: Tensor, num_text: int, shift: Tensor, scale: Tensor) -> Tensor:
+    """Normalise, scale and shift both streams; shift and scale (B, 2, D), image before text."""
+    modulated = _modulate_stream(x, shift[:, 0], scale[:, 0])
+    if num_text:  # few: written over what the image's made of them
+        text = _modulate_stream(x[:, :num_text], shift[:, 1], scale[:, 1])
+        modulated[:, :num_text] = text
+    return modulated
+
+
+def _add_gated(x: Tensor, num_text: int, change: Tensor, gate: Tensor) -> Tensor:
+    """Add a change to both streams; gate (B, 2, D), image before text."""
+    added = torch.addcmul(x, change, gate[:, :1])
+    if num_text:
+        text = torch.addcmul(x[:, :num_text], change[:, :num_text], gate[:, 1:])
+        added[:, :num_text] = text
+    return added
+
+
+def _modulate_stream(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     if len(shift) == 1 and x.device.type == "cpu":
         # one picture: the norm's own kernel scales and shifts (1.05 -> 0.37 ms at 1040 x 384)
         return F.layer_norm(x, x.shape[-1:], 1 + scale[0], shift[0], NORM_EPS)
@@ -329,7 +337,7 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate channel i of (..., S, D) with channel i + D / 2, as precisely as the tables are."""
+    """Rotate channel i of (B, S, heads, D) with channel i + D / 2; as precise as the tables."""
     turned = x.to(cos.dtype)
     return torch.addcmul(turned * cos, turned.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
@@ -337,7 +345,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _rotary_table(
     height: int, width: int, device: torch.device, head_dim: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Return what `_rotate` multiplies a channel and its partner with (height * width, head_dim).
+    """Return what `_rotate` multiplies a channel and its partner with (height * width, 1, D).
 
     Half of the channels turn with the row, half with the column. In float32; on a CPU bfloat16
     stays as it is (0.9 -> 0.5 ms at 1040 tokens of 6 heads): it rounds what is rounded before and
@@ -347,7 +355,7 @@ def _rotary_table(
     frequencies = 1 / ROPE_THETA ** (torch.arange(0, axis, 2, dtype=torch.float32) / axis)
     rows = torch.outer(torch.arange(height), frequencies)[:, None].expand(-1, width, -1)
     columns = torch.outer(torch.arange(width), frequencies)[None].expand(height, -1, -1)
-    angles = torch.cat([rows, columns], dim=-1).flatten(0, 1).to(device)
+    angles = torch.cat([rows, columns], dim=-1).flatten(0, 1)[:, None].to(device)
     cos, sin = angles.cos(), angles.sin()
     tables = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
     if dtype != torch.bfloat16 or device.type != "cpu":
