@@ -382,20 +382,20 @@ def miswrite(rng: random.Random, sample: Sample, shown: np.ndarray, weights: np.
     """
     assert sample.repainted is not None and sample.filled is not None
     filled, is_target, kind = sample.filled, sample.sequence.is_target, rng.random()
-    if not filled.any() or kind > 0.8:
+    if not filled.any() or kind > 0.85:
         return
     source = shown[1 : 1 + filled.size].reshape(filled.shape)
     cells = shown[is_target].reshape(filled.shape)
-    if kind < 0.35:  # here and there copied
+    if kind < 0.25:  # here and there copied
         wrong = sample.repainted & (np.random.default_rng(rng.getrandbits(32)).random(filled.shape) < rng.random())
         written = source
-    elif kind < 0.6:  # copied up to some cell
+    elif kind < 0.45:  # copied up to some cell
         places = np.flatnonzero(sample.repainted)
         wrong = sample.repainted & (np.arange(filled.size).reshape(filled.shape) < rng.choice(places))
         written = source
     else:  # filled too far
         wrong, written = np.zeros_like(filled), cells[filled][0]
-        reach = rng.choice([1, 2, 3, 6])
+        reach = rng.choice([1, 2, 4, 8, 16])
         for right in range(1, 1 + reach):
             wrong[:, right:] |= filled[:, :-right]
         for down in range(1, 1 + reach // 2):

