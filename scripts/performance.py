@@ -73,7 +73,7 @@ def readme_table(results: list[Result]) -> str:
     newest: dict[tuple[str, str], list[tuple[Result, str, dict[str, Result]]]] = {}
     for result in results:
         for case, rows in _cases(result).items():
-            if "end to end" not in rows:
+            if not {"end to end", *STAGES} <= rows.keys():
                 continue
             card = result["card"]
             found = newest.setdefault((card["model"], card["device"]), [])
@@ -105,8 +105,9 @@ def _run(result: Result) -> Iterator[str]:
     yield f"## {card['model']} on {card['device']}, {card['date']}"
     versions = ", ".join(f"{name} {number}" for name, number in card["versions"].items())
     compared = any(row["upstream"] is not None for row in result["rows"])
-    dtypes = f"ours in {card['dtypes']['ours']}"
-    if compared:
+    lossy = any("difference" in row for row in result["rows"])
+    dtypes = "ours on both sides" if lossy else f"ours in {card['dtypes']['ours']}"
+    if compared and not lossy:
         dtypes += f", diffusers in {card['dtypes']['upstream']}"
     seconds = "; seconds of CPU, not of the clock" if _in_cpu_seconds(result) else ""
     threads = f"{card['threads']} thread{'s' if card['threads'] != 1 else ''}"
@@ -125,7 +126,6 @@ def _run(result: Result) -> Iterator[str]:
     yield f"```sh\n{card['command']}\n```"
     yield f"[{result['file']}](../bench/results/{result['file']})"
     yield ""
-    lossy = any("difference" in row for row in result["rows"])
     if lossy:
         yield "Each lossy switch beside the exact mode, on the same prompts with the same seeds."
         yield ""

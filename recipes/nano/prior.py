@@ -377,37 +377,41 @@ def weigh_foreign(sample: Sample, weights: np.ndarray) -> None:
 def miswrite(rng: random.Random, sample: Sample, shown: np.ndarray, weights: np.ndarray) -> None:
     """Show some cells of a recolouring as they are written by mistake; what follows them is learnt all the same.
 
-    With the truth before it a cell that goes on as its neighbours do is nearly always right; in writing, one cell that
-    was copied made copies of all. Changes `shown` (the ids) and `weights`.
+    With the truth before it a cell that goes on as its neighbours do is nearly always right, and which cells are asked
+    for is never learnt; in writing, one cell that was copied made copies of all. In half of the recolourings it is left
+    to chance which cells are shown filled: nothing but the source and the instruction tells any cell then. Changes
+    `shown` (the ids) and `weights`.
     """
     assert sample.repainted is not None and sample.filled is not None
     filled, is_target, kind = sample.filled, sample.sequence.is_target, rng.random()
     if not filled.any() or kind > 0.85:
         return
     source = shown[1 : 1 + filled.size].reshape(filled.shape)
-    cells = shown[is_target].reshape(filled.shape)
-    if kind < 0.25:  # here and there copied
-        wrong = sample.repainted & (np.random.default_rng(rng.getrandbits(32)).random(filled.shape) < rng.random())
-        written = source
-    elif kind < 0.45:  # copied up to some cell
-        places = np.flatnonzero(sample.repainted)
-        wrong = sample.repainted & (np.arange(filled.size).reshape(filled.shape) < rng.choice(places))
-        written = source
-    else:  # filled too far
-        wrong, written = np.zeros_like(filled), cells[filled][0]
-        reach = rng.choice([1, 2, 4, 8, 16])
-        for right in range(1, 1 + reach):
-            wrong[:, right:] |= filled[:, :-right]
-        for down in range(1, 1 + reach // 2):
-            wrong[down:] |= filled[:-down]
-        wrong &= ~sample.repainted & (cells >= NUM_TEXT_TOKENS)
-    cells = np.where(wrong, written, cells)
-    shown[is_target] = cells.ravel()
-    misled = np.zeros_like(wrong)  # by the cell before or above
-    misled[:, 1:] |= wrong[:, :-1]
-    misled[1:] |= wrong[:-1]
-    misled &= filled | ~sample.repainted
-    weights[is_target] = np.where(misled.ravel(), np.maximum(weights[is_target], 2.0), weights[is_target])
+    cells, learnt = (a[is_target].reshape(filled.shape) for a in (shown, weights))
+    chance = np.random.default_rng(rng.getrandbits(32)).random(filled.shape)
+    is_type, new = cells < NUM_TEXT_TOKENS, cells[filled][0]
+    if kind < 0.5:  # anywhere, filled or copied
+        shown_as = np.where(chance < rng.random(), new, source)
+        misled = (filled | ~sample.repainted) & ~is_type
+    else:
+        if kind < 0.65:  # copied up to some cell
+            up_to = rng.choice(np.flatnonzero(sample.repainted))
+            wrong = sample.repainted & (np.arange(filled.size).reshape(filled.shape) < up_to)
+        else:  # filled too far
+            wrong = np.zeros_like(filled)
+            reach = rng.choice([1, 2, 4, 8, 16])
+            for right in range(1, 1 + reach):
+                wrong[:, right:] |= filled[:, :-right]
+            for down in range(1, 1 + reach // 2):
+                wrong[down:] |= filled[:-down]
+            wrong &= ~sample.repainted & ~is_type
+        shown_as = np.where(wrong, np.where(sample.repainted, source, new), cells)
+        misled = np.zeros_like(wrong)  # by the cell before or above
+        misled[:, 1:] |= wrong[:, :-1]
+        misled[1:] |= wrong[:-1]
+        misled &= filled | ~sample.repainted
+    shown[is_target] = np.where(is_type, cells, shown_as).ravel()
+    weights[is_target] = np.where(misled, np.maximum(learnt, 2.0), learnt).ravel()
 
 
 def hold_a_step(rng: random.Random, sequence: Sequence, num_planned: int, weights: np.ndarray) -> np.ndarray:

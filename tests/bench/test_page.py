@@ -52,3 +52,20 @@ def test_a_number_that_diffusers_lacks_is_empty(result):
     assert "| picture | | ours | diffusers | ratio | ours, of the ceiling |" in page
     assert "| 8x8, 5 steps | prior, s | 8.00 | 16.00 | 2.00 |  |" in page
     assert "| 8x8, 5 steps | decode, s | 0.20 |  |  |  |" in page
+
+
+def test_lossy_switches_are_compared_with_the_exact_mode_and_not_with_diffusers(result):
+    """They have no stages, and no place in README's table of stages."""
+    pair = {"case": "20 steps", "ours": 0.9, "upstream": 0.95, "ratio": 0.947}
+    spread = {"difference": -0.05, "ci95": [-0.1, 0.0]}
+    rows = [
+        {**pair, "metric": "word_accuracy", **spread},
+        {**pair, "metric": "end to end", "ours": 2.0, "upstream": 3.0, "ratio": 1.5},
+    ]
+    card = {**CARD, "clock": "CPU seconds of the process", "date": "2026-01-03"}
+    lossy = {"file": "lossy.json", "card": card, "rows": rows}
+    page = performance_page("", [lossy])
+    assert "ours on both sides" in page and "diffusers" not in page.split("## big")[1]
+    assert "| picture | | switched | exact | ratio | difference, 95 % |" in page
+    assert "| 20 steps | word accuracy | 0.900 | 0.950 | 0.95 | -0.050 (-0.100 to +0.000) |" in page
+    assert readme_table([lossy, result]) == readme_table([result])
