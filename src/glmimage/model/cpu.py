@@ -7,7 +7,7 @@ would make anew for every product, and with their GELU. Measured on two cores wi
 Without AMX, scaled_dot_product_attention multiplies bfloat16 in float32 units, while oneDNN's
 matrix products use the processor's bfloat16 instructions. Measured on two Zen 4 cores, 3 heads of
 128: 4120 tokens 154 ms -> 90 ms, 1050 tokens 11.4 ms -> 5.9 ms; a layer 384 -> 1536 with its GELU,
-4096 rows: 21.9 ms -> 13.2 ms. Everywhere else all are PyTorch's own operations.
+4096 rows: 21.9 ms -> 13.2 ms.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from torch import Tensor, nn
 QUERY_ROWS = 256
 # Below this the few large products no longer pay.
 MIN_KEYS = 256
-# So many rows of a product with its GELU take one thread of oneDNN up to twice as long a row as
-# fewer or more do: 384 -> 1536 on AMX, 520 rows 1.7 us each, 1040 2.7, 1280 3.8, 1552 2.2.
+# So many rows with their GELU take one thread longer: 1040 2.7 us each, 1280 3.8, 520 only 1.7.
 SLOW_ROWS = range(900, 1500)
 # Larger weights are not kept a second time: their products have enough rows to pay for the layout.
 MAX_PACKED_BYTES = 8 << 20
@@ -37,10 +36,7 @@ _packed: weakref.WeakKeyDictionary[
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Return softmax(query keys^T / sqrt(d)) values; (B, heads, S, d) and mask (B, 1, 1, K) bool.
-
-    The weights are rounded to bfloat16 where the inputs are.
-    """
+    """Return softmax(query keys^T / sqrt(d)) values; (B, heads, S, d), mask (B, 1, 1, K) bool."""
     if mask is not None or keys.shape[2] < MIN_KEYS or not _products_are_faster(query):
         return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
     scaled = query * query.shape[-1] ** -0.5
@@ -57,8 +53,7 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> 
 def linear(x: Tensor, layer: nn.Module) -> Tensor:
     """Return a linear layer's output."""
     if _takes_packed(layer, x):
-        (weight,) = _pack(layer)
-        return torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x, _pack(layer)[0], layer.bias, "none", [], "")
     return layer(x)
 
 
@@ -75,11 +70,11 @@ def linear_parts(x: Tensor, layer: nn.Module, sizes: tuple[int, ...]) -> tuple[T
 
 def mlp(x: Tensor, layer_in: nn.Module, layer_out: nn.Module) -> Tensor:
     """Return layer_out(GELU(layer_in(x))) of (B, S, D)."""
-    rows = x.flatten(0, 1)
-    is_slow = len(rows) in SLOW_ROWS and torch.get_num_threads() == 1
-    parts = rows.chunk(2) if is_slow and _takes_packed(layer_in, x) else [rows]
-    done = [linear(linear_gelu(part, layer_in), layer_out) for part in parts]
-    return (torch.cat(done) if len(done) > 1 else done[0]).view(x.shape)
+    is_slow = _takes_packed(layer_in, x) and x.shape[0] * x.shape[1] in SLOW_ROWS
+    if not is_slow or torch.get_num_threads() > 1:
+        return linear(linear_gelu(x, layer_in), layer_out)
+    halves = x.flatten(0, 1).chunk(2)
+    return torch.cat([linear(linear_gelu(h, layer_in), layer_out) for h in halves]).view(x.shape)
 
 
 def linear_gelu(x: Tensor, layer: nn.Module) -> Tensor:
@@ -87,7 +82,7 @@ def linear_gelu(x: Tensor, layer: nn.Module) -> Tensor:
     if not hasattr(layer, "weight") or not _takes_onednn(x):  # adapters have no weight
         return F.gelu(layer(x), approximate="tanh")
     # the same kernel for a weight that is unpacked for every product (loading/quantized.py)
-    (weight,) = _pack(layer) if type(layer) is nn.Linear else (layer.weight,)
+    weight = _pack(layer)[0] if type(layer) is nn.Linear else layer.weight
     return torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, "gelu", [], "tanh")
 
 
@@ -96,10 +91,7 @@ def _takes_packed(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Linear]:
 
 
 def _pack(layer: nn.Linear, sizes: tuple[int, ...] = ()) -> tuple[Tensor, ...]:
-    """Return the weight as oneDNN multiplies it, made once for a bfloat16 layer that is small.
-
-    sizes: the rows of its parts; the whole by default.
-    """
+    """Return the weight, or parts of so many rows, as oneDNN multiplies it; small ones are kept."""
     weight = layer.weight
     if weight.dtype != torch.bfloat16 or weight.nbytes > MAX_PACKED_BYTES:
         return weight.split(sizes) if sizes else (weight,)
