@@ -1,8 +1,10 @@
 """The packed prior is the prior: same logits, any windows, and rows that do not feel each other."""
 
-import subprocess
-import sys
+import ctypes
+import mmap
+import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,35 +90,26 @@ def test_a_prompt_that_does_not_fit_is_refused(prior):
         )
 
 
-CACHE_MEMORY = """
-import ctypes, mmap, os
-import numpy as np
-from glmimage.loading.checkpoint import Checkpoint
-from glmimage.model.prior import KVCache
-
-def taken(tensor):  # how much of a tensor's memory the system has really given, 0..1
+def taken(tensor):
+    """Return how much of a tensor's memory the system has really given, 0..1."""
     start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
     pages = np.zeros((end - start) // mmap.PAGESIZE, np.uint8)
+    mincore = ctypes.CDLL(None, use_errno=True).mincore
     given = ctypes.c_void_p(start), ctypes.c_size_t(end - start), ctypes.c_void_p(pages.ctypes.data)
-    assert ctypes.CDLL(None, use_errno=True).mincore(*given) == 0, os.strerror(ctypes.get_errno())
+    assert mincore(*given) == 0, os.strerror(ctypes.get_errno())
     return (pages & 1).mean()
 
-config = Checkpoint({folder!r}).prior_config
-cache = KVCache(config, 1, 2**27 // (config.num_layers * 8 * config.num_kv_heads * config.head_dim))
-assert cache.num_bytes > 2**26
-assert taken(cache.buffer) < 1 / 8, taken(cache.buffer)
-assert not cache.buffer[:, :, :: cache.max_length // 8].any()
-cache.buffer.fill_(1)
-assert taken(cache.buffer) == 1
-"""
 
-
-def test_a_cache_takes_no_memory_before_it_is_written(tiny_dir):
-    """In a new process: one that has freed much is given the same memory again, cleared."""
-    code = CACHE_MEMORY.replace("{folder!r}", repr(str(tiny_dir)))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert not done.returncode, done.stderr
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cache_takes_no_memory_before_it_is_written(prior, dtype):
+    values = prior.config.num_layers * 2 * prior.config.num_kv_heads * prior.config.head_dim
+    cache = KVCache(prior.config, 1, 2**27 // (values * dtype.itemsize), dtype=dtype)
+    assert cache.num_bytes > 2**26 and cache.buffer.dtype == dtype
+    assert taken(cache.buffer) < 1 / 8
+    assert not cache.buffer[:, :, :: cache.max_length // 8].any()
+    cache.buffer.fill_(1)
+    assert taken(cache.buffer) == 1
 
 
 @pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])

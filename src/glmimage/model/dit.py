@@ -294,7 +294,7 @@ class Block(nn.Module):
         mask: Tensor | None,
         past: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        width, heads = x.shape[-1], self.num_heads  # queries and keys are turned side by side:
+        width, heads = x.shape[-1], self.num_heads  # queries and keys lie side by side
         query_key, value = linear_parts(x, self.qkv, (2 * width, width))
         query_key = query_key.unflatten(2, (2 * heads, -1))
         turned = _rotate(F.layer_norm(query_key, query_key.shape[-1:], eps=NORM_EPS), *rotary)

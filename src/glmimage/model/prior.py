@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -80,11 +80,9 @@ def _zeros(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Te
     """Return zeros; on a CPU their memory is taken when it is written: most rows never are."""
     if device.type != "cpu":
         return torch.zeros(shape, device=device, dtype=dtype)
-    return (
-        torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8))
-        .view(dtype)
-        .view(shape)
-    )
+    # mapped: an allocator may give back what was freed, and clears it
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 class _Append:
