@@ -64,6 +64,14 @@ def test_logits_equal_the_plain_prior(prior, counts):
     assert (found - torch.cat(expected)).abs().max() < 1e-4 < whole.std()
 
 
+def test_masks_hide_what_comes_later(prior):
+    """Cut out of one table, whatever was asked for before."""
+    packed, groups = PackedPrior(prior), prior.config.num_heads // prior.config.num_kv_heads
+    for start, count, longest in [(3, 2, 40), (30, 9, 40), (0, 4, 40), (50, 9, 64), (7, 33, 64)]:
+        seen = torch.ones(count, start + count).tril(start).repeat_interleave(groups, 0)
+        assert torch.equal(packed._mask(start, count, longest)[0, 0], seen.log())
+
+
 @pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
 def test_a_prompt_is_read_as_the_plain_prior_reads_it(prior, products):
     embeds, positions = rows(prior, 2)

@@ -107,6 +107,22 @@ def test_tokens_do_not_depend_on_batch_mates(nano):
     assert together[:2] == alone
 
 
+def test_a_window_is_as_wide_as_the_grid(tiny):
+    loop = TokenLoop(tiny, 3)
+    wide = GenerationRequest(PROMPTS[0], 1024, 512, seed=1)
+    pictures = make_pictures("wide", wide)
+    encode_prompts(tiny, pictures)
+    loop.enter(pictures)
+    (row,) = loop.rows.values()
+    assert (row.inputs.small_grid, row.inputs.large_grid) == ((11, 22), (16, 32))
+    for number, columns in ((1, 22), (11 * 22 - 1, 22), (11 * 22, 32)):
+        row.num_tokens = number
+        assert row.window(WINDOW) == columns
+        assert row.window(7) == 7
+    row.num_tokens = row.inputs.num_tokens - 5
+    assert row.window(WINDOW) == 5
+
+
 def test_a_row_whose_guesses_fail_reads_fewer_at_once(tiny, monkeypatch):
     counts = []
     logits = tiny.packed.logits
@@ -120,7 +136,7 @@ def test_a_row_whose_guesses_fail_reads_fewer_at_once(tiny, monkeypatch):
 
     monkeypatch.setattr(tiny.packed, "logits", random_logits)
     write(tiny, encoded(tiny, 1), stop_after=60)
-    assert counts[0] == WINDOW
+    assert counts[0] == 16
     assert min(counts) == MIN_WINDOW
 
 

@@ -45,8 +45,8 @@ _PACKED_ROWS = 16
 # Longer sums are cut up by the number of rows in bfloat16 (measured: from 512 on, AMX).
 _MAX_BFLOAT16_SUM = 384
 _SERIAL_VALUES = 32768
-# Numbers of rows that are tried: around the sides of the kernels' tiles, up to 16 full windows.
-_TRIED_ROWS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 96, 128, 129, 256)
+# Numbers of rows that are tried: around the sides of the kernels' tiles, up to 16 windows of 32.
+_TRIED_ROWS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 96, 128, 129, 256, 512)
 
 
 def can_pack(prior: PriorModel) -> bool:
@@ -136,7 +136,7 @@ class PackedPrior:
         self._layers = [_Layer(layer, root, products) for layer in _layers(prior)]
         self._head = _Linear(prior.head, products, prior.norm.weight.detach() * root)
         self._floor = torch.tensor((config.hidden_size * config.rms_norm_eps) ** 0.5)
-        self._masks: dict[tuple[int, int], Tensor] = {}
+        self._mask_table = torch.empty(0, 0)
 
     @torch.inference_mode()
     def rows_are_independent(self) -> bool:
@@ -232,15 +232,14 @@ class PackedPrior:
 
         A slice of one table: only where the table is cut depends on `start`.
         """
-        key = (count, max_length)
-        if key not in self._masks:
-            if len(self._masks) >= 64:
-                self._masks.clear()
-            table = torch.full((count, max_length + count), -torch.inf).triu(max_length + 1)
-            groups = self.config.num_heads // self.config.num_kv_heads
-            self._masks[key] = table.repeat_interleave(groups, 0)[None, None]
+        groups = self.config.num_heads // self.config.num_kv_heads
+        rows, columns = self._mask_table.shape
+        if rows < count * groups or columns != max_length + rows // groups:
+            most = max(count, rows // groups)
+            table = torch.full((most, max_length + most), -torch.inf).triu(max_length + 1)
+            self._mask_table = table.repeat_interleave(groups, 0)
         offset = max_length - start
-        return self._masks[key][..., offset : offset + start + count]
+        return self._mask_table[None, None, : count * groups, offset : offset + start + count]
 
     def _attend(self, qkv: Tensor, store: Tensor, step: _Pass) -> Tensor:
         """Store keys and values, let the queries look; return (R, heads * head_dim).

@@ -56,6 +56,11 @@ class PriorInputs:
         """Count the tokens of the small grid, which come first; 0 when there is none."""
         return self.small_grid[0] * self.small_grid[1] if self.small_grid else 0
 
+    def columns_at(self, number: int) -> int:
+        """Return how many columns the grid has that token `number` is of."""
+        grid = self.small_grid if self.small_grid and number < self.num_small else self.large_grid
+        return grid[1]
+
     @property
     def max_length(self) -> int:
         """Count the cache positions this prompt and its tokens fill; the last token is not fed."""
