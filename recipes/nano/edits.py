@@ -39,7 +39,7 @@ class Edit:
     """Sources and target as designs, and the instruction between them.
 
     repainted, filled: of a picture that is no design, the cells whose backdrop is another, and of those the ones that
-    show nothing but one new colour, bool (rows, columns).
+    show nothing but one new colour, bool (rows, columns); colors: what that one replaces, and itself.
     """
 
     sources: tuple[Design, ...]
@@ -47,6 +47,7 @@ class Edit:
     prompt: str
     repainted: np.ndarray | None = None
     filled: np.ndarray | None = None
+    colors: tuple[str, str] | None = None
 
 
 def random_edit(seed: int, words: list[str], grid: Grid | None = None) -> Edit:
@@ -54,8 +55,7 @@ def random_edit(seed: int, words: list[str], grid: Grid | None = None) -> Edit:
     rng = random.Random(seed ^ 0xED17)
     grid = grid or ((16, 16) if rng.random() < 0.6 else random_grid(rng))
     if rng.random() < SHARE_OF_FOREIGN:
-        edit = random_foreign_edit(rng, words, grid)
-        return Edit((edit.source,), edit.target, _polish(rng, edit.prompt), edit.repainted, edit.filled)
+        return _of_foreign(rng, words, grid)
     if rng.random() < 0.1:
         return _mix(rng, _content(rng, seed, words), random_content(seed + 500_009, words), grid)
     change = rng.choices(list(CHANGES), list(CHANGES.values()))[0]
@@ -70,6 +70,21 @@ def random_edit(seed: int, words: list[str], grid: Grid | None = None) -> Edit:
         second, more = rng.choice([_recolor, _move, _reshape])(rng, target, words)
         after, instruction = typeset(second, *grid), f"{instruction} and {more[0].lower()}{more[1:]}"
     return Edit((before,), after, _polish(rng, instruction))
+
+
+def random_recoloring(seed: int, words: list[str], grid: Grid) -> Edit:
+    """Draw an edit of a picture that is no design, of which a part gets another colour."""
+    rng = random.Random(seed ^ 0x4EC0)
+    while True:
+        edit = _of_foreign(rng, words, grid)
+        if edit.colors is not None and edit.filled.any():
+            return edit
+
+
+def _of_foreign(rng: random.Random, words: list[str], grid: Grid) -> Edit:
+    edit = random_foreign_edit(rng, words, grid)
+    instruction = _polish(rng, edit.prompt)
+    return Edit((edit.source,), edit.target, instruction, edit.repainted, edit.filled, edit.colors)
 
 
 def _content(rng: random.Random, seed: int, words: list[str]) -> Content:

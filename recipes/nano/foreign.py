@@ -68,7 +68,7 @@ class Layer:
 class ForeignEdit:
     """Source and target as designs, the instruction, and the cells whose backdrop is another, bool (rows, columns).
 
-    filled: of those the ones that show nothing but one new colour.
+    filled: of those the ones that show nothing but one new colour; colors: of the palette, what it replaces and itself.
     """
 
     source: Design
@@ -76,6 +76,7 @@ class ForeignEdit:
     prompt: str
     repainted: np.ndarray
     filled: np.ndarray
+    colors: tuple[str, str] | None = None
 
 
 def random_foreign_edit(rng: random.Random, words: list[str], grid: tuple[int, int]) -> ForeignEdit:
@@ -113,7 +114,7 @@ def random_foreign_edit(rng: random.Random, words: list[str], grid: tuple[int, i
     target = replace(source, backdrop=paint_layers(changed, shading * (1 - shares[..., None])))
     shares = shares.reshape(rows, PX, columns, PX).mean((1, 3))
     prompt = say_colors(phrase, c=color_word(rng, name))
-    return ForeignEdit(source, target, prompt, shares > 0.02, shares > 0.98)
+    return ForeignEdit(source, target, prompt, shares > 0.02, shares > 0.98, (old, name))
 
 
 def _write_on(rng: random.Random, words: list[str], source: Design) -> tuple[Design, str]:

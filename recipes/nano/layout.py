@@ -83,12 +83,18 @@ def padded(prompt: str) -> str:
     return prompt + " " * (-len(prompt.encode()) % PROMPT_BYTES)
 
 
-def image_to_image_sequence(prompt: str, sources: list[np.ndarray], target: np.ndarray) -> Sequence:
-    """Lay out the sources' tokens, each between its marks, the padded prompt, and the large grid alone."""
+def image_to_image_sequence(
+    prompt: str, sources: list[np.ndarray], target: np.ndarray, kept_rows: np.ndarray | None = None
+) -> Sequence:
+    """Lay out the sources' tokens, each between its marks, the padded prompt, and the large grid alone.
+
+    kept_rows: the rows of every grid to keep, bool; all when None.
+    """
     segments: list[list[int] | np.ndarray] = []
     for source in sources:
         segments += [[IMAGE_START], source, [IMAGE_END]]
-    return _join([*segments, [*text_ids(padded(prompt)), *grid_ids(*target.shape), IMAGE_START], target])
+    segments += [[*text_ids(padded(prompt)), *grid_ids(*target.shape), IMAGE_START], target]
+    return _join(segments, None if kept_rows is None else [kept_rows] * (len(sources) + 1))
 
 
 def _join(segments: list[list[int] | np.ndarray], kept_rows: list[np.ndarray] | None = None) -> Sequence:

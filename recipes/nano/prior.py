@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from code_table import CodeTable
 from designs import BELOW, LEFT_OF_SHAPE, load_codebook, load_words, plan_tokens, random_content, random_grid, typeset
-from edits import random_edit
+from edits import Edit, random_edit, random_recoloring
 from layout import (
     FIRST_BYTE,
     PRIOR_CONFIG,
@@ -70,6 +70,11 @@ Batch = tuple[np.ndarray, ...]
 SHADE = np.full(VOCAB_SIZE, -1)
 SHADE[:CODEBOOK_SIZE] = np.where(NAMES.background >= 0, NAMES.background, NAMES.color)
 FIRST_CELL, TURN = 12.0, 5.0
+ALL_RECOLORED = 32.0  # of all cells that are to be filled, and of all that are to be kept
+RECOLOR_ROWS = 6
+# Before the first target: the token of which is learnt, half way up the layers, which colour is replaced; the next one
+# tells the new colour.
+TOLD_COLORS = 8
 REPAINTED = 0.3  # most such cells of a foreign picture cannot be known exactly, and would outweigh all else
 # layer: two heads as (rows below, gain, columns to the right, gain): the very cell; the row that comes, a row below it
 LOOK_UP = {1: ((0, 7.0, 1, 10.0), (1, 6.0, 0, 0.0)), 3: ((0, 7.0, 1, 10.0), (2, 4.0, 0, 0.0))}
@@ -80,7 +85,8 @@ KINDS = {
     "rows": (928, 8, 0.14),  # those, and rows of the picture
     "square": (784, 9, 0.07),  # all of both grids at 512 x 512
     "whole": (1600, 4, 0.19),  # all of both grids, sides up to 1024 px
-    "edit": (620, 10, 0.30),  # a source and the picture asked for, 512 x 512
+    "edit": (620, 10, 0.25),  # a source and the picture asked for, 512 x 512
+    "recolor": (300, 20, 0.15),  # six rows of such a source, which is no design, and of the picture asked for
     "mix": (928, 7, 0.02),  # two sources, or one that is larger
     "large": (2700, 3, 0.06),  # both grids of the largest pictures, and edits of any size
 }
@@ -90,13 +96,14 @@ class Sample(NamedTuple):
     """A sequence, and how many of its targets, the first ones, belong to the plan.
 
     repainted, filled: of a foreign source (foreign.py), the cells that are not kept, and those in one new colour, bool
-    (rows, columns).
+    (rows, columns); colors: what that replaces, and the new one, as numbers of the palette.
     """
 
     sequence: Sequence
     num_planned: int
     repainted: np.ndarray | None = None
     filled: np.ndarray | None = None
+    colors: tuple[int, int] | None = None
 
 
 class Attention(nn.Module):
@@ -255,12 +262,20 @@ class Prior(nn.Module):
 
     def forward(self, ids, positions):
         """Return hidden states (B, S, hidden) for ids (B, S) and positions (B, 3, S)."""
+        return self.states(ids, positions)[0]
+
+    def states(self, ids, positions):
+        """Return the hidden states, and those half way up the layers, both (B, S, hidden)."""
         cos, sin = self.rotary(positions)
         x = F.embedding(ids, torch.cat([self.codes.merged(), self.text]))
         x, cos, sin = x.to(DTYPE), cos.to(DTYPE), sin.to(DTYPE)
-        for layer in self.layers:
+        half = len(self.layers) // 2
+        for layer in self.layers[:half]:
             x = self.run_layer(layer, x, cos, sin)
-        return self.norm(x)
+        middle = self.norm(x)
+        for layer in self.layers[half:]:
+            x = self.run_layer(layer, x, cos, sin)
+        return self.norm(x), middle
 
 
 def importance(sequence: Sequence, num_planned: int) -> np.ndarray:
@@ -374,43 +389,59 @@ def weigh_foreign(sample: Sample, weights: np.ndarray) -> None:
     weights[is_target] = np.where(ids[is_target] < NUM_TEXT_TOKENS, weights[is_target], cells.ravel())
 
 
+def leave_to_chance(rng: random.Random, sample: Sample, shown: np.ndarray, weights: np.ndarray) -> None:
+    """Show every cell of a recolouring filled or copied by chance: nothing but source and instruction tells any then.
+
+    What is to be filled and what is to be kept weigh the same in all, what lies between them nothing. Changes `shown`
+    (the ids) and `weights`.
+    """
+    assert sample.repainted is not None and sample.filled is not None and sample.colors is not None
+    filled, is_target = sample.filled, sample.sequence.is_target
+    source = shown[1 : 1 + filled.size].reshape(filled.shape)
+    cells, learnt = (a[is_target].reshape(filled.shape) for a in (shown, weights))
+    is_type, new = cells < NUM_TEXT_TOKENS, FIRST_BACKGROUND + sample.colors[1]
+    share = rng.choice([0.0, 1.0, rng.random(), rng.random(), rng.random()])
+    chance = np.random.default_rng(rng.getrandbits(32)).random(filled.shape)
+    shown[is_target] = np.where(is_type, cells, np.where(chance < share, new, source)).ravel()
+    learnt = np.where(is_type, learnt, 0)
+    for which in (filled & ~is_type, ~sample.repainted & ~is_type):
+        learnt[which] = ALL_RECOLORED / max(which.sum(), 16)
+    weights[is_target] = learnt.ravel()
+
+
 def miswrite(rng: random.Random, sample: Sample, shown: np.ndarray, weights: np.ndarray) -> None:
     """Show some cells of a recolouring as they are written by mistake; what follows them is learnt all the same.
 
     With the truth before it a cell that goes on as its neighbours do is nearly always right, and which cells are asked
-    for is never learnt; in writing, one cell that was copied made copies of all. In half of the recolourings it is left
-    to chance which cells are shown filled: nothing but the source and the instruction tells any cell then. Changes
-    `shown` (the ids) and `weights`.
+    for is never learnt; in writing, one cell that was copied made copies of all. Changes `shown` (the ids) and
+    `weights`.
     """
     assert sample.repainted is not None and sample.filled is not None
     filled, is_target, kind = sample.filled, sample.sequence.is_target, rng.random()
     if not filled.any() or kind > 0.85:
         return
+    if kind < 0.5:
+        leave_to_chance(rng, sample, shown, weights)
+        return
     source = shown[1 : 1 + filled.size].reshape(filled.shape)
     cells, learnt = (a[is_target].reshape(filled.shape) for a in (shown, weights))
-    chance = np.random.default_rng(rng.getrandbits(32)).random(filled.shape)
     is_type, new = cells < NUM_TEXT_TOKENS, cells[filled][0]
-    if kind < 0.5:  # anywhere, filled or copied
-        shown_as = np.where(chance < rng.random(), new, source)
-        misled = (filled | ~sample.repainted) & ~is_type
-    else:
-        if kind < 0.65:  # copied up to some cell
-            up_to = rng.choice(np.flatnonzero(sample.repainted))
-            wrong = sample.repainted & (np.arange(filled.size).reshape(filled.shape) < up_to)
-        else:  # filled too far
-            wrong = np.zeros_like(filled)
-            reach = rng.choice([1, 2, 4, 8, 16])
-            for right in range(1, 1 + reach):
-                wrong[:, right:] |= filled[:, :-right]
-            for down in range(1, 1 + reach // 2):
-                wrong[down:] |= filled[:-down]
-            wrong &= ~sample.repainted & ~is_type
-        shown_as = np.where(wrong, np.where(sample.repainted, source, new), cells)
-        misled = np.zeros_like(wrong)  # by the cell before or above
-        misled[:, 1:] |= wrong[:, :-1]
-        misled[1:] |= wrong[:-1]
-        misled &= filled | ~sample.repainted
-    shown[is_target] = np.where(is_type, cells, shown_as).ravel()
+    if kind < 0.65:  # copied up to some cell
+        up_to = rng.choice(np.flatnonzero(sample.repainted))
+        wrong = sample.repainted & (np.arange(filled.size).reshape(filled.shape) < up_to)
+    else:  # filled too far
+        wrong = np.zeros_like(filled)
+        reach = rng.choice([1, 2, 4, 8, 16])
+        for right in range(1, 1 + reach):
+            wrong[:, right:] |= filled[:, :-right]
+        for down in range(1, 1 + reach // 2):
+            wrong[down:] |= filled[:-down]
+        wrong &= ~sample.repainted & ~is_type
+    misled = np.zeros_like(wrong)  # by the cell before or above
+    misled[:, 1:] |= wrong[:, :-1]
+    misled[1:] |= wrong[:-1]
+    misled &= filled | ~sample.repainted
+    shown[is_target] = np.where(wrong & ~is_type, np.where(sample.repainted, source, new), cells).ravel()
     weights[is_target] = np.where(misled, np.maximum(learnt, 2.0), learnt).ravel()
 
 
@@ -468,7 +499,10 @@ class Samples:
         return kind, self.batch(kind, number)
 
     def batch(self, kind: str, number: int) -> Batch:
-        """Return ids (B, S), positions (B, 3, S), targets (B, S), weights (B, S) of a kind, as narrow as they fit."""
+        """Return ids (B, S), positions (B, 3, S), targets (B, S), weights (B, S) of a kind, as narrow as they fit.
+
+        And of recolourings where their colours are told, and which: (B, 3), -1 of all others.
+        """
         length, size = KINDS[kind][0], KINDS[kind][1] * self.scale
         seeds = itertools.count(self.first_seed + number * 32 * self.scale)
         shortest = KINDS["edit"][0] + 2 if kind == "mix" else 0
@@ -479,6 +513,7 @@ class Samples:
         ids = np.zeros((size, length + 1), np.int16)
         positions = np.zeros((size, 3, length + 1), np.int16)
         weights = np.zeros((size, length + 1), np.float16)
+        told = np.full((size, 3), -1, np.int16)
         for i, sample in enumerate(samples):
             s, n = sample.sequence, len(sample.sequence.ids)
             ids[i, :n], positions[i, :, :n], weights[i, :n] = s.ids, s.positions, importance(s, sample.num_planned)
@@ -486,10 +521,15 @@ class Samples:
                 weigh_foreign(sample, weights[i, :n])
             rng = random.Random(f"{number} {i}")
             ids_shown = hold_a_step(rng, s, sample.num_planned, weights[i, :n])
-            if sample.repainted is not None:
+            if kind == "recolor":
+                leave_to_chance(rng, sample, ids_shown, weights[i, :n])
+                weights[i, :n][_after_a_gap(s)] = 0
+            elif sample.repainted is not None:
                 miswrite(rng, sample, ids_shown, weights[i, :n])
+            if sample.colors is not None:
+                told[i] = s.is_target.argmax() - TOLD_COLORS, *sample.colors
             shown[i, : n - 1] = ids_shown[:-1]
-        return shown, positions[:, :, :-1], ids[:, 1:], weights[:, 1:]
+        return shown, positions[:, :, :-1], ids[:, 1:], weights[:, 1:], told
 
     def sample(self, seed: int, kind: str) -> Sample:
         """Make the sequence of one content, or of one edit."""
@@ -501,7 +541,9 @@ class Samples:
             target = prior_tokens(edit.target, self.codebook)
             if edit.repainted is not None:  # what is kept of a picture that is no design is kept as it was read
                 target = np.where((target >= FIRST_BACKGROUND) & ~edit.repainted, sources[0], target)
-            return Sample(image_to_image_sequence(edit.prompt, sources, target), 0, edit.repainted, edit.filled)
+            return self._edited(edit, image_to_image_sequence(edit.prompt, sources, target))
+        if kind == "recolor":
+            return self._recolored(random_recoloring(seed, self.words, (16, 16)), rng)
         content = random_content(seed, self.words)
         grid = self._grid(kind, rng)
         design = typeset(content, *grid)
@@ -517,6 +559,24 @@ class Samples:
             kept = [written, _rows_that_decide(rng, design)] if kind == "rows" else None
         sequence = text_to_image_sequence(write_prompt(content, seed, self.words), grids, kept, grid)
         return Sample(sequence, int(written.sum() if kept else len(plan)) * plan.shape[1])
+
+    @staticmethod
+    def _edited(edit: Edit, sequence: Sequence, rows: slice | np.ndarray = slice(None)) -> Sample:
+        if edit.repainted is None:
+            return Sample(sequence, 0)
+        colors = edit.colors and (COLORS.index(edit.colors[0]), COLORS.index(edit.colors[1]))
+        return Sample(sequence, 0, edit.repainted[rows], edit.filled[rows], colors)
+
+    def _recolored(self, edit: Edit, rng: random.Random) -> Sample:
+        """Keep few rows, anywhere or side by side; told without fault: reading takes as long as learning does."""
+        source = source_tokens(edit.sources[0], self.codebook)
+        target = np.where(edit.filled, FIRST_BACKGROUND + COLORS.index(edit.colors[1]), source)
+        rows, first = np.zeros(len(source), bool), rng.randint(1, len(source) - RECOLOR_ROWS + 1)
+        if rng.random() < 0.5:
+            rows[rng.sample(range(len(source)), RECOLOR_ROWS)] = True
+        else:
+            rows[[0, -1, *range(first, first + RECOLOR_ROWS - 2)]] = True
+        return self._edited(edit, image_to_image_sequence(edit.prompt, [source], target, rows), rows)
 
     def _read(self, design: Design, rng: random.Random) -> np.ndarray:
         if self.reader is None:
@@ -556,16 +616,33 @@ def _rows_that_decide(rng: random.Random, design: Design) -> np.ndarray:
 
 
 def loss_of(prior, batch):
-    """Return the weighted cross entropy of the learnt tokens, their hidden states and their places in the batch."""
-    ids, positions, targets, weights = (torch.from_numpy(np.ascontiguousarray(a)).to(DEVICE) for a in batch)
+    """Return the weighted cross entropy of the learnt tokens, their hidden states and their places in the batch.
+
+    Of recolourings that of their colours is added.
+    """
+    ids, positions, targets, weights, told = (torch.from_numpy(np.ascontiguousarray(a)).to(DEVICE) for a in batch)
     weights, targets = weights.float(), targets.long()
     with autocast():
-        hidden = prior(ids.long(), positions)
+        hidden, middle = prior.states(ids.long(), positions)
     where = weights.flatten().nonzero().squeeze(1)
     hidden = hidden.flatten(0, 1)[where].float()
     losses = prior.head.cross_entropy(hidden, targets.flatten()[where])
     chosen = weights.flatten()[where]
-    return (losses * chosen).sum() / chosen.sum(), hidden, where
+    loss = (losses * chosen).sum() / chosen.sum() + told_colors_loss(prior, middle, told.long())
+    return loss, hidden, where
+
+
+def told_colors_loss(prior, middle, told):
+    """Return the cross entropy of the colours of recolourings, given the states half way up; 0 where there are none.
+
+    What an instruction names is found before the picture begins, so that a cell need only compare its own colour with
+    it. Left to the cells alone that was not found in 5000 recolourings (docs/log.md).
+    """
+    at = told[:, :1].clamp(min=0) + torch.arange(2, device=told.device)
+    states = middle.gather(1, at[..., None].expand(-1, -1, middle.shape[-1])).float()
+    scores = states @ prior.head.backgrounds()[: len(COLORS)].T
+    losses = F.cross_entropy(scores.flatten(0, 1), told[:, 1:].flatten(), ignore_index=-1, reduction="sum")
+    return losses / (told[:, 1:] >= 0).sum().clamp(min=1)
 
 
 @torch.no_grad()

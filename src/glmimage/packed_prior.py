@@ -29,14 +29,12 @@ Window = tuple[int, int, int, Tensor | None]
 
 
 class _Pass(NamedTuple):
-    """The windows of a pass, and where each of its positions is stored: slot and place, (R,).
+    """The windows of a pass.
 
     is_prompt: one row, from its beginning on; without a mask, which would be large.
     """
 
     windows: list[Window]
-    slots: Tensor
-    places: Tensor
     is_prompt: bool
 
 
@@ -213,7 +211,6 @@ class PackedPrior:
         """Return the rows' windows; the mask hides what comes later."""
         is_prompt = len(slots) == 1 and not cache.lengths[slots[0]]
         windows: list[Window] = []
-        places: list[int] = []
         for slot, count in zip(slots, counts, strict=True):
             start = cache.lengths[slot]
             if start + count > cache.max_length:
@@ -223,9 +220,7 @@ class PackedPrior:
             hides = count > 1 and not is_prompt
             mask = self._mask(start, count, cache.max_length) if hides else None
             windows.append((slot, start, count, mask))
-            places += range(start, start + count)
-        repeated = torch.tensor(slots).repeat_interleave(torch.tensor(counts))
-        return _Pass(windows, repeated, torch.tensor(places), is_prompt)
+        return _Pass(windows, is_prompt)
 
     def _mask(self, start: int, count: int, max_length: int) -> Tensor:
         """Return (1, 1, count * groups, start + count): 0 where a query may look, else -inf.
@@ -248,7 +243,10 @@ class PackedPrior:
         """
         num_heads, kv_heads = self.config.num_heads, self.config.num_kv_heads
         groups = num_heads // kv_heads
-        store.index_put_((step.slots, step.places), qkv[:, num_heads:])
+        first = 0
+        for slot, start, count, _ in step.windows:
+            store[slot, start : start + count] = qkv[first : first + count, num_heads:]
+            first += count
         if step.is_prompt:
             keys, values = qkv[:, num_heads:].transpose(0, 1)[None].chunk(2, dim=1)
             return attend(qkv[None, :, :num_heads], keys, values)[0]

@@ -339,7 +339,7 @@ def test_a_recolouring_is_learnt_behind_what_was_written_wrongly(codebook):
     from collections import Counter
 
     from layout import image_to_image_sequence
-    from prior import Sample, miswrite
+    from prior import ALL_RECOLORED, Sample, miswrite
     from type_tokens import FIRST_BACKGROUND
 
     source = FIRST_BACKGROUND + np.arange(100, 136).reshape(6, 6)
@@ -349,7 +349,7 @@ def test_a_recolouring_is_learnt_behind_what_was_written_wrongly(codebook):
     edges, new = FIRST_BACKGROUND + 50, FIRST_BACKGROUND + 1
     target = np.where(filled, new, np.where(repainted, edges, source))
     sequence = image_to_image_sequence("x", [source], target)
-    sample, is_target = Sample(sequence, 0, repainted, filled), sequence.is_target
+    sample, is_target = Sample(sequence, 0, repainted, filled, (5, 1)), sequence.is_target
     seen: Counter[str] = Counter()
     for seed in range(80):
         shown, weights = sequence.ids.copy(), np.where(is_target, 0.5, 0.0)
@@ -361,7 +361,9 @@ def test_a_recolouring_is_learnt_behind_what_was_written_wrongly(codebook):
         if not (cells == edges).any():  # by chance, without the edges, which would tell
             seen["by chance"] += 1
             assert (((cells == new) | (cells == source)) | (source == 7)).all()
-            expected = (filled | ~repainted) & (source != 7)
+            expected = np.where(repainted, 0.0, ALL_RECOLORED / (20 + 4 - 1))
+            expected[filled], expected[2, 5] = ALL_RECOLORED / 16, 0.5
+            np.testing.assert_allclose(learnt, expected)
         else:
             seen[
                 "copied" if (wrong & repainted).any() else "too far" if wrong.any() else "not"
@@ -372,12 +374,64 @@ def test_a_recolouring_is_learnt_behind_what_was_written_wrongly(codebook):
             expected[:, 1:] |= wrong[:, :-1]
             expected[1:] |= wrong[:-1]
             expected &= filled | ~repainted
-        assert (learnt == np.where(expected, 2.0, 0.5)).all()
+            assert (learnt == np.where(expected, 2.0, 0.5)).all()
     assert min(seen.values()) > 4 and len(seen) == 4, seen
     nothing = Sample(sequence, 0, repainted, np.zeros_like(filled))
     shown = sequence.ids.copy()
     miswrite(random.Random(0), nothing, shown, np.zeros(len(shown)))
     assert (shown == sequence.ids).all()
+
+
+def test_a_few_rows_of_a_recolouring_tell_which_cells_are_asked_for(fonts, codebook):
+    """What is learnt is the new colour, or what the source shows at the same place."""
+    from prior import KINDS, RECOLOR_ROWS, TOLD_COLORS, Samples
+    from type_tokens import COLORS, FIRST_BACKGROUND
+
+    shown, positions, targets, weights, told = Samples(codebook, WORDS).batch("recolor", 3)
+    filled_cells = kept_cells = left_out = 0
+    for row in range(KINDS["recolor"][1]):
+        ids = np.concatenate([shown[row, :1], targets[row]])
+        at, _, new = told[row]
+        first, num_cells = at + TOLD_COLORS, 16 * RECOLOR_ROWS
+        announced = ids[first - 7 : first - 2] - ids[first - 7] + ord("1")
+        assert bytes(announced.astype(np.uint8)) == b"16 16"
+        source, target = ids[1 : 1 + num_cells], ids[first : first + num_cells]
+        own = weights[row, first - 1 :][:num_cells]
+        # the last position is none's that a token follows
+        base, y, x = np.append(positions[row], positions[row, :, -1:] + [[0], [0], [1]], axis=1)
+        y, x = ((axis - base)[first : first + num_cells] for axis in (y, x))
+        assert len(set(y)) == RECOLOR_ROWS and (x == np.tile(np.arange(16), RECOLOR_ROWS)).all()
+        learnt, copied = own > 0, target == source
+        assert (target == FIRST_BACKGROUND + new)[learnt & ~copied].all()
+        behind_a_gap = (x == 0) & (np.diff(y, prepend=y[0]) > 1)
+        assert not learnt[behind_a_gap].any()
+        assert (
+            new in range(len(COLORS)) and told[row, 1] in range(len(COLORS)) and new != told[row, 1]
+        )
+        filled_cells += (learnt & ~copied).sum()
+        kept_cells += (learnt & copied).sum()
+        left_out += behind_a_gap.sum()
+    assert min(filled_cells, kept_cells, left_out) > 30
+
+
+def test_the_colours_of_a_recolouring_are_told_before_the_picture(codebook):
+    import torch
+    from prior import Prior, told_colors_loss
+    from type_tokens import COLORS
+
+    torch.manual_seed(0)
+    prior, middle = Prior(codebook.centres), torch.zeros(3, 20, 256)
+    told = torch.tensor([[5, 3, 7], [-1, -1, -1], [11, 0, 2]])
+    vectors = prior.head.backgrounds()[: len(COLORS)]
+    for row, (at, old, new) in enumerate(told.tolist()):
+        if at >= 0:
+            middle[row, at], middle[row, at + 1] = vectors[old], vectors[new]
+    right = told_colors_loss(prior, 1e3 * middle, told)
+    assert right < 0.1
+    middle[1] = 1e3 * vectors[4]  # of which nothing is told
+    assert told_colors_loss(prior, 1e3 * middle, told) == right
+    assert told_colors_loss(prior, 1e3 * middle, told.flip(1)) > 1
+    assert told_colors_loss(prior, middle, torch.full_like(told, -1)) == 0
 
 
 def test_edits_change_what_is_seen(fonts):
