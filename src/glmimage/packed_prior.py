@@ -239,7 +239,8 @@ class PackedPrior:
     def _attend(self, qkv: Tensor, store: Tensor, step: _Pass) -> Tensor:
         """Store keys and values, let the queries look; return (R, heads * head_dim).
 
-        What can be done for all rows at once is: a row is a few calls of microseconds otherwise.
+        What lies differently in memory is laid out for all rows at once: a row is a few calls of
+        microseconds otherwise. Storing is as fast row by row.
         """
         num_heads, kv_heads = self.config.num_heads, self.config.num_kv_heads
         groups = num_heads // kv_heads
