@@ -6,10 +6,10 @@ their number is (measured, 1 to 64 rows, AVX512). Per pass of nano on one core: 
 products at 4 rows, padded, to 1.5 ms, and at 16 rows from 4.7 ms to 2.5 ms; the many short
 operations around them from 2.7 ms to under 1 ms.
 
-The products can be in bfloat16, which the checkpoint's weights are anyway, and all else stay in
-float32: reading the weights is what a pass costs, and they are half as many bytes (a pass of nano's
-ten layers on a core with AMX: 10.1 ms -> 7.5 ms). Whether rows are independent of each other there
-is tried on the processor at hand.
+The products can be in bfloat16, which the checkpoint's weights are anyway: reading the weights is
+what a pass costs, and they are half as many bytes (a pass of nano's ten layers on a core with AMX:
+10.1 ms -> 7.5 ms). Whether rows are independent of each other there is tried on the processor at
+hand. Attention is computed in the number format of the cache, and all else stays in float32.
 """
 
 from __future__ import annotations
@@ -218,21 +218,23 @@ class PackedPrior:
                     f"{start} + {count} positions do not fit a cache of {cache.max_length}"
                 )
             hides = count > 1 and not is_prompt
-            mask = self._mask(start, count, cache.max_length) if hides else None
+            mask = self._mask(start, count, cache) if hides else None
             windows.append((slot, start, count, mask))
         return _Pass(windows, is_prompt)
 
-    def _mask(self, start: int, count: int, max_length: int) -> Tensor:
+    def _mask(self, start: int, count: int, cache: KVCache) -> Tensor:
         """Return (1, 1, count * groups, start + count): 0 where a query may look, else -inf.
 
         A slice of one table: only where the table is cut depends on `start`.
         """
         groups = self.config.num_heads // self.config.num_kv_heads
+        max_length, dtype = cache.max_length, cache.buffer.dtype
         rows, columns = self._mask_table.shape
-        if rows < count * groups or columns != max_length + rows // groups:
+        fits = columns == max_length + rows // groups and self._mask_table.dtype == dtype
+        if rows < count * groups or not fits:
             most = max(count, rows // groups)
             table = torch.full((most, max_length + most), -torch.inf).triu(max_length + 1)
-            self._mask_table = table.repeat_interleave(groups, 0)
+            self._mask_table = table.repeat_interleave(groups, 0).to(dtype)
         offset = max_length - start
         return self._mask_table[None, None, : count * groups, offset : offset + start + count]
 
@@ -252,7 +254,8 @@ class PackedPrior:
             keys, values = qkv[:, num_heads:].transpose(0, 1)[None].chunk(2, dim=1)
             return attend(qkv[None, :, :num_heads], keys, values)[0]
         # the heads that share keys become more queries of one head
-        queries = qkv[:, :num_heads].unflatten(1, (kv_heads, groups)).transpose(0, 1)
+        queries = qkv[:, :num_heads].to(store.dtype)
+        queries = queries.unflatten(1, (kv_heads, groups)).transpose(0, 1)
         queries = queries.contiguous().flatten(1, 2)[None]  # (1, kv_heads, R * groups, d)
         parts, first = [], 0
         for slot, start, count, mask in step.windows:

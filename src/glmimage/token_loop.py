@@ -101,6 +101,8 @@ class TokenLoop:
         backend = "inductor" if stage.compiled else None
         self._graphed = GraphedPrior(stage.prior, backend) if stage.graphs else None
         self.prior, self.device = stage.prior, stage.device
+        packed = stage.packed
+        self._kv_dtype = packed.products if packed is not None else stage.prior.embed.weight.dtype
         self.sampling = stage.sampling
         # behind the last id that may be drawn nothing is looked at
         self._num_ids = int((~stage.suppress).nonzero().max()) + 1
@@ -270,7 +272,7 @@ class TokenLoop:
         assert self._cache is not None
         embeds = stage.prior.embed(inputs.input_ids.to(self.device))
         positions = inputs.position_ids.to(self.device)
-        if stage.packed is not None and stage.packed.products != torch.float32:
+        if stage.packed is not None and self._kv_dtype != torch.float32:
             return stage.packed.read_prompt(embeds, positions, self._cache, slot)
         hidden = stage.prior(embeds[None], positions[None], self._cache, [slot])
         return stage.prior.logits(hidden[:, -1])
@@ -290,9 +292,7 @@ class TokenLoop:
         num_slots = max(len(rows) + count, min(self.num_slots, self.kv_tokens // length))
         if not rows:
             old = self._cache = None  # never both at once when nothing is kept
-        cache = KVCache(
-            self.prior.config, num_slots, length, self.device, self.prior.embed.weight.dtype
-        )
+        cache = KVCache(self.prior.config, num_slots, length, self.device, self._kv_dtype)
         tokens = torch.zeros(num_slots, length, dtype=torch.long, device=self.device)
         positions = torch.zeros(num_slots, 3, length, dtype=torch.long, device=self.device)
         for slot, row in enumerate(rows):
