@@ -29,9 +29,10 @@ demo: setup
 	@mkdir -p $(dir $(DEMO_FILE))
 	$(BIN)/glmimage generate "$(DEMO_PROMPT)" -o $(DEMO_FILE) $(DEMO_OPTIONS)
 
-# two at a time: each that starts a service has a port, a folder and a database of its own
+# three files at a time, in the order of tests/conftest.py; many of their tests wait for a service,
+# and each that starts one has a port, a folder and a database of its own
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20 --durations-min 8
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 20 --durations-min 8
 
 lint: setup
 	$(BIN)/ruff check .

@@ -52,9 +52,9 @@ def denoise_flop(dit: Any, case: Case) -> float:
     return float(case["steps"] * config.num_layers * passes)
 
 
-def prior_bytes(prior: Any, case: Case) -> float:
-    """Count the weights read when a picture's tokens are written one by one, without embedding."""
-    weights = sum(p.numel() * p.element_size() for p in prior.parameters())
-    weights -= prior.embed.weight.numel() * prior.embed.weight.element_size()
-    tokens = (case["width"] // 32) * (case["height"] // 32)
-    return float(weights * (tokens + (0 if case["references"] else 256)))
+def prior_bytes(stage: Any, passes: float) -> float:
+    """Count the weights that so many passes of the prior read: not its embedding, nor the cache."""
+    count = sum(p.numel() for p in stage.prior.parameters()) - stage.prior.embed.weight.numel()
+    weight = stage.prior.embed.weight
+    dtype = weight.dtype if stage.packed is None else stage.packed.products
+    return float(count * dtype.itemsize * passes)

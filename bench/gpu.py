@@ -188,7 +188,7 @@ class Bench:
         """Count what bounds each stage of one picture, and the unit of its ceiling."""
         return {
             "denoise": (denoise_flop(stages.decode().dit, self.case), "flop_per_s"),
-            "prior": (prior_bytes(stages.prior().prior, self.case), "bytes_per_s"),
+            "prior": (prior_bytes(stages.prior(), self.num_tokens), "bytes_per_s"),
         }
 
     def add(self, name: str, taken: dict[str, float], work: dict[str, tuple[float, str]]) -> None:

@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +114,18 @@ def fastest_dtype(options: argparse.Namespace, case: Case) -> str:
     if len(dtypes) == 1:
         return dtypes[0]
     seconds = {}
-    case = case | {"steps": min(case["steps"], FEW_STEPS), "upstream": 1}
+    case, steps = case | {"upstream": 1}, case["steps"]
+    few = min(steps, FEW_STEPS)
     for dtype in dtypes:
         worker = Worker("upstream", options, dtype)
-        worker.run(case)
-        seconds[dtype] = min(worker.run(case)["total_s"] for _ in range(2))
+        worker.run(case | {"steps": 1})
+        taken = min(
+            (worker.run(case | {"steps": few}) for _ in range(2)), key=itemgetter("total_s")
+        )
+        # a format can be the faster in the prior and the slower in the steps
+        seconds[dtype] = taken["total_s"] + taken["denoise_s"] * (steps - few) / few
         worker.close()
-        print(f"diffusers in {dtype}: {seconds[dtype]:.2f} s", file=sys.stderr)
+        print(f"diffusers in {dtype}: some {seconds[dtype]:.2f} s", file=sys.stderr)
     return min(seconds, key=lambda dtype: seconds[dtype])
 
 
@@ -149,6 +155,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         rows += compare(case, runs, sides["ours"].ceiling)
     for worker in sides.values():
         worker.close()
+    rows += growth(cases, rows)
     dtypes = {side: worker.dtype for side, worker in sides.items()}
     ceiling = {name: float(f"{value:.4g}") for name, value in sides["ours"].ceiling.items()}
     return {"card": card(options, dtypes) | {"ceiling": ceiling}, "rows": rows}
@@ -158,12 +165,7 @@ def compare(
     case: Case, runs: dict[str, list[dict[str, float]]], ceiling: dict[str, float]
 ) -> list[dict[str, Any]]:
     """Put the medians of both sides side by side; a ratio above 1 means ours is better."""
-    name = f"{case['width']}x{case['height']}, {case['steps']} steps"
-    if case["references"]:
-        name += f", {case['references']} of 512 px as reference"
-    if case["requests"] > 1:
-        name += f", {case['requests']} requests at once, a picture"
-    rows = []
+    name, rows = case_name(case), []
     work = runs["ours"][0]
     reached = {"denoise": ("denoise_flop", "flop_per_s"), "prior": ("prior_bytes", "bytes_per_s")}
     for metric, key in METRICS.items():
@@ -184,6 +186,39 @@ def compare(
     return rows
 
 
+def growth(cases: list[Case], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put side by side how many times as long each stage takes as in the smallest picture.
+
+    Of cases that differ in nothing but the size.
+    """
+    grown: list[dict[str, Any]] = []
+    taken = {(row["case"], row["metric"]): row for row in rows}
+    alike: dict[str, list[Case]] = {}
+    for case in cases:
+        alike.setdefault(case_name(case).partition(",")[2], []).append(case)
+    for same in alike.values():
+        smallest, *others = sorted(same, key=lambda case: case["width"] * case["height"])
+        for case in others:
+            name = f"{case_name(smallest).partition(',')[0]} to {case_name(case)}"
+            for metric in list(METRICS)[:4]:
+                small, large = (taken[case_name(one), metric] for one in (smallest, case))
+                ours, upstream = (large[side] / small[side] for side in ("ours", "upstream"))
+                row = {"case": name, "metric": f"growth, {metric}", "ours": round(ours, 3)}
+                row |= {"upstream": round(upstream, 3), "ratio": round(upstream / ours, 3)}
+                grown.append(row)
+                print(f"{name} {metric:10} {ours:9.2f} {upstream:9.2f}", file=sys.stderr)
+    return grown
+
+
+def case_name(case: Case) -> str:
+    name = f"{case['width']}x{case['height']}, {case['steps']} steps"
+    if case["references"]:
+        name += f", {case['references']} of 512 px as reference"
+    if case["requests"] > 1:
+        name += f", {case['requests']} requests at once, a picture"
+    return name
+
+
 def card(options: argparse.Namespace, dtypes: dict[str, str]) -> dict[str, Any]:
     """Say what was measured where."""
     from importlib.metadata import version
@@ -200,7 +235,8 @@ def card(options: argparse.Namespace, dtypes: dict[str, str]) -> dict[str, Any]:
             return ""
         return done.stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "src", "bench")
+    code = ("src", "bench", ":!bench/results")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
     # where the repository travels without its history, whoever runs this says what it is
     commit = os.environ.get("COMMIT") or git("rev-parse", "HEAD")[:12] + "+changes" * bool(changed)
     packages = ("torch", "transformers", "diffusers")

@@ -57,7 +57,15 @@ class Ours:
 
     def __init__(self, options: argparse.Namespace, dtype: str) -> None:
         from glmimage import Pipeline
+        from glmimage.token_loop import TokenLoop
 
+        self.passes, step = 0, TokenLoop.step
+
+        def counted(loop: TokenLoop, *arguments: Any) -> Any:
+            self.passes += bool(loop.rows)
+            return step(loop, *arguments)
+
+        TokenLoop.step = counted  # type: ignore[method-assign]
         self.pipe = Pipeline.load(
             options.model,
             options.device,
@@ -72,14 +80,15 @@ class Ours:
         return machine_ceiling(self.device, self.pipe.stages.dtypes.decode)
 
     def work(self, case: Case) -> dict[str, float]:
-        """Count what a picture costs: products of the denoise loop, weights read for the prior."""
+        """Count what a picture of the last run cost: the denoise loop's products, weights read."""
         stages = self.pipe.stages
         return {
             "denoise_flop": denoise_flop(stages.decode().dit, case),
-            "prior_bytes": prior_bytes(stages.prior().prior, case),
+            "prior_bytes": prior_bytes(stages.prior(), self.passes / case["requests"]),
         }
 
     def run(self, case: Case) -> dict[str, float]:
+        self.passes = 0
         if case["requests"] > 1:
             return self._run_many(case)
         started = time.perf_counter()

@@ -25,6 +25,7 @@ METRICS = {
     "pictures_per_s": ("pictures a second", 1.0),
     "pictures a second": ("pictures a second", 1.0),
     "ms a prior token": ("ms a prior token", 1.0),
+    **{f"growth, {stage}": (f"{stage}, times as long", 1.0) for stage in STAGES},
     "word_accuracy": ("word accuracy", 1.0),
     "ned": ("NED", 1.0),
 }

@@ -15,9 +15,19 @@ ROOT = Path(__file__).parents[1]
 
 # tests of downloads talk to a hub of their own, and say themselves when they are offline
 os.environ.pop("HF_HUB_OFFLINE", None)
+# several processes run tests at a time: threads that wait for each other would only be in the way
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # where a shell's background job runs the tests, and what they start would ignore Ctrl-C as well
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# what starts services and waits for them: last in line, one of their files would be waited for
+FIRST = ("worker", "clients", "faults", "browser", "contract", "cli")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").parts[0] not in FIRST)
 
 
 @pytest.fixture(autouse=True)
