@@ -5,7 +5,7 @@ from __future__ import annotations
 from .errors import InvalidSettings
 
 FAST = {
-    "compile": "compile the decoder's layers, once for each size of picture, and those of graphs",
+    "compile": "compile the decoder's layers, a few times whatever is painted, and graphs'",
     "graphs": "run a decode step of the prior as one CUDA graph",
 }
 

@@ -251,11 +251,16 @@ class Stages:
         )
 
 
-def compile_layers(dit: DiT) -> None:
-    """Compile the decoder's layers: they share one function, compiled once for each shape."""
+def compile_layers(dit: DiT, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compile the decoder's layers: they share one function.
+
+    It is compiled for the first numbers of tokens it meets, and then once more for any: with each
+    other text in quotation marks there is another number. What reads references, and what writes
+    their keys and values, is compiled apart.
+    """
     prepare_compiler()
     for block in dit.blocks:
-        block.compile(dynamic=False)
+        block.compile(backend=backend)
 
 
 def prepare_compiler() -> None:
