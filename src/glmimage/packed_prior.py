@@ -92,7 +92,8 @@ class _Linear:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    # its overload, which need not be looked for at every call
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
 
 
 class _Layer:
@@ -254,9 +255,10 @@ class PackedPrior:
             keys, values = qkv[:, num_heads:].transpose(0, 1)[None].chunk(2, dim=1)
             return attend(qkv[None, :, :num_heads], keys, values)[0]
         # the heads that share keys become more queries of one head
-        queries = qkv[:, :num_heads].to(store.dtype)
-        queries = queries.unflatten(1, (kv_heads, groups)).transpose(0, 1)
-        queries = queries.contiguous().flatten(1, 2)[None]  # (1, kv_heads, R * groups, d)
+        width = self.config.head_dim
+        queries = qkv[:, :num_heads].to(store.dtype).reshape(-1, kv_heads, groups, width)
+        # (1, kv_heads, R * groups, d)
+        queries = queries.transpose(0, 1).reshape(1, kv_heads, -1, width)
         parts, first = [], 0
         for slot, start, count, mask in step.windows:
             stop = first + count * groups
@@ -266,8 +268,9 @@ class PackedPrior:
             )
             parts.append(out[0].transpose(0, 1))  # lies in memory like this
             first = stop
-        found = torch.cat(parts).view(-1, groups, kv_heads, self.config.head_dim)
-        return found.transpose(1, 2).flatten(1)
+        found = torch.cat(parts) if len(parts) > 1 else parts[0]
+        found = found.view(-1, groups, kv_heads, width)
+        return found.transpose(1, 2).reshape(len(qkv), -1)
 
 
 def _silu(gate: Tensor) -> Tensor:
@@ -276,8 +279,10 @@ def _silu(gate: Tensor) -> Tensor:
     PyTorch shares out what is larger than this many values, anywhere in a row, and computes the
     ends of the shares by other instructions than the rest.
     """
-    parts = [F.silu(part) for part in gate.split(max(_SERIAL_VALUES // gate.shape[1], 1))]
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
+    most = max(_SERIAL_VALUES // gate.shape[1], 1)
+    if len(gate) <= most:
+        return F.silu(gate)
+    return torch.cat([F.silu(part) for part in gate.split(most)])
 
 
 def _layers(prior: PriorModel) -> list[PriorLayer]:

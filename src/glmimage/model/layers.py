@@ -81,7 +81,8 @@ class Rotary:
     def rotate_(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
         """Rotate heads in place; x (B, S, heads, head_dim), split-half layout."""
         half = self._axes.numel()
-        swapped = torch.cat((x[..., half : 2 * half], x[..., :half], x[..., 2 * half :]), dim=-1)
+        parts = x.split((half, half, self._unrotated) if self._unrotated else half, dim=-1)
+        swapped = torch.cat((parts[1], parts[0], *parts[2:]), dim=-1)
         x.mul_(cos).addcmul_(swapped, sin)
 
 
