@@ -22,14 +22,6 @@ from glmimage.memory import (
 )
 from glmimage.stages import needs
 
-# GLM-Image in bfloat16, by the sizes of its public config files
-REAL = Needs(
-    prior=int(18.6 * GIB),
-    decode=int(14.3 * GIB),
-    kv_token=2 * 40 * 2 * 128 * 2,
-    reference_patch=2 * 30 * 2560 * 2,
-    vae_pixel=4 * 256 * 2,
-)
 SMALL = Needs(GIB // 16, GIB // 16, 10_000, 10_000, 512)
 ALL, NONE = MAX_PIXELS, 0
 
@@ -37,14 +29,14 @@ ALL, NONE = MAX_PIXELS, 0
 @pytest.mark.parametrize(
     ("model", "free_gib", "asked", "mode", "kv_tokens", "vae_pixels"),
     [
-        (REAL, 79, "auto", "resident", 32768, ALL),
-        (REAL, 47, "auto", "resident", 32768, ALL),
-        (REAL, 44, "auto", "staged", 32768, ALL),
-        (REAL, 39, "auto", "staged", 32768, ALL),
-        (REAL, 39, "resident", "resident", 32768, range(1024**2, 1536**2)),
-        (REAL, 79, "staged", "staged", 32768, ALL),
-        (REAL, 23.5, "auto", "staged", 32768, range(1280**2, ALL)),
-        (REAL, 21, "auto", "staged", range(8192, 32768), range(1024**2, 1536**2)),
+        (GLM_IMAGE, 79, "auto", "resident", 32768, ALL),
+        (GLM_IMAGE, 47, "auto", "resident", 32768, ALL),
+        (GLM_IMAGE, 44, "auto", "staged", 32768, ALL),
+        (GLM_IMAGE, 39, "auto", "staged", 32768, ALL),
+        (GLM_IMAGE, 39, "resident", "resident", 32768, range(1024**2, 1536**2)),
+        (GLM_IMAGE, 79, "staged", "staged", 32768, ALL),
+        (GLM_IMAGE, 23.5, "auto", "staged", 32768, range(1280**2, ALL)),
+        (GLM_IMAGE, 21, "auto", "staged", range(8192, 32768), range(1024**2, 1536**2)),
         (SMALL, 8, "auto", "resident", 32768, ALL),
         (SMALL, 2, "auto", "staged", 32768, range(512**2, 1024**2)),
     ],
@@ -57,20 +49,20 @@ def test_the_plan(model, free_gib, asked, mode, kv_tokens, vae_pixels):
 
 
 @pytest.mark.parametrize(
-    ("free_gib", "asked"), [(8, "auto"), (16, "staged"), (20, "resident"), (0, "auto")]
+    ("free_gib", "asked"), [(6, "auto"), (16, "staged"), (20, "resident"), (0, "auto")]
 )
 def test_a_model_that_cannot_fit_is_refused_before_loading(free_gib, asked):
     with pytest.raises(OutOfMemory, match=r"needs \d+\.\d GiB at once"):
-        plan_memory(REAL, free_gib * GIB, asked)
+        plan_memory(GLM_IMAGE, free_gib * GIB, asked)
 
 
 def test_whatever_is_planned_fits():
     for quarter in range(82, 4 * 80):
         free = quarter * GIB // 4
-        plan = plan_memory(REAL, free)
-        kv = plan.kv_tokens * REAL.kv_token
-        paint = REAL.decode + plan.vae_pixels * REAL.vae_pixel
-        stages = REAL.prior + kv, paint
+        plan = plan_memory(GLM_IMAGE, free)
+        kv = plan.kv_tokens * GLM_IMAGE.kv_token
+        paint = GLM_IMAGE.decode + plan.vae_pixels * GLM_IMAGE.vae_pixel
+        stages = GLM_IMAGE.prior + kv, paint
         assert (sum(stages) if plan.resident else max(stages)) < free
 
 

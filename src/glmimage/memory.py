@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -62,6 +62,23 @@ class Needs:
                 else int(getattr(self, field.name) * factor)
                 for field in fields(self)
             }
+        )
+
+    def packed(self, share: float) -> Needs:
+        """Return what is needed where layers take that share of their bytes; none is streamed."""
+        written, painted = (
+            int((1 - share) * layer * count)
+            for layer, count in (
+                (self.prior_layer, self.prior_layers),
+                (self.decode_layer, self.decode_layers),
+            )
+        )
+        return replace(
+            self,
+            prior=self.prior - written,
+            decode=self.decode - painted,
+            prior_layers=0,
+            decode_layers=0,
         )
 
 

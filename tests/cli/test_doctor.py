@@ -67,9 +67,17 @@ def test_a_machine_in_order(tiny_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("gib", "mode"), [(79.5, "resident"), (47.5, "resident"), (23.6, "staged"), (15.6, "layered")]
+    ("gib", "lossy", "mode"),
+    [
+        (79.5, "", "resident"),
+        (47.5, "", "resident"),
+        (23.6, "", "staged"),
+        (31.5, "weights=int4", "resident"),
+        (15.6, "", "layered"),
+        (15.6, "weights=int8", "staged"),
+    ],
 )
-def test_what_a_gpu_of_that_size_would_do(monkeypatch, gib, mode):
+def test_what_a_gpu_of_that_size_would_do(monkeypatch, gib, lossy, mode):
     free = int(gib * GIB)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -79,7 +87,7 @@ def test_what_a_gpu_of_that_size_would_do(monkeypatch, gib, mode):
         torch.cuda, "get_device_properties", lambda *_: type("P", (), {"total_memory": free})
     )
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-    document, models = report()
+    document, models = report(*["--lossy", lossy] * bool(lossy))
     assert document["machine"]["gpus"][0]["name"] == "A GPU"
     plan = models["zai-org/GLM-Image"]["plan"]
     assert (plan["memory"], plan["device"]) == (mode, "cuda")

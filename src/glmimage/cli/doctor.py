@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 GIB = 2**30
 MIN_DISK_BYTES = 36 * GIB
 REAL = "zai-org/GLM-Image"
+GLM_IMAGE_WIDTH = 4096
+"""Columns of most of its weights."""
 ANSWER_S = 5.0
 """How long a database or a bucket gets."""
 NO_SUCH_TABLE = "42P01"
@@ -123,6 +125,7 @@ def _plan(checkpoint: Any, settings: Settings) -> dict[str, Any]:
     """Plan from the checkpoint's headers, or from the published sizes where it is not there."""
     import torch
 
+    from ..loading.quantized import packed_bytes
     from ..lossy import Lossy
     from ..memory import GLM_IMAGE, choose_device, choose_dtypes, free_bytes, plan_memory
     from ..stages import needs
@@ -131,10 +134,14 @@ def _plan(checkpoint: Any, settings: Settings) -> dict[str, Any]:
         device = choose_device(None if settings.device == "auto" else settings.device)
         values = 10**10 if checkpoint is None else checkpoint.component_bytes(torch.int8)["prior"]
         dtypes = choose_dtypes(device, settings.dtype, values)
+        weights = Lossy.parse(settings.lossy).weights
         if checkpoint is not None:
-            counted = needs(checkpoint, dtypes, Lossy.parse(settings.lossy).weights)
+            counted = needs(checkpoint, dtypes, weights)
         else:
             counted = GLM_IMAGE.scaled(dtypes.decode.itemsize / 2)
+            if weights:
+                width, whole = GLM_IMAGE_WIDTH, GLM_IMAGE_WIDTH**2 * dtypes.decode.itemsize
+                counted = counted.packed(packed_bytes(width, width, weights) / whole)
         plan = plan_memory(counted, free_bytes(device), settings.memory)
     except GlmImageError as error:
         return {"refused": _sentence(error)}
