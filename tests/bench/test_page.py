@@ -7,7 +7,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "bench"))
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
-from infer import command_line
+from infer import command_line, compare, growth
 from performance import performance_page, readme_table
 
 CARD = {
@@ -33,6 +33,30 @@ def result():
 def test_the_folder_is_no_part_of_the_command(out):
     arguments = ["/a/place/gpu.py", "--minutes", "6", *out, "--profile"]
     assert command_line(arguments) == "python bench/gpu.py --minutes 6 --profile"
+
+
+def test_growth_is_counted_from_the_smallest_picture_of_the_same_kind():
+    """Of both sides, stage by stage; a ratio above 1 says that ours grows less."""
+    cases, rows = [], []
+    for references in (0, 1):
+        for side in (1024, 512):
+            case = {"width": side, "height": side, "steps": 3, "requests": 1}
+            cases.append(case | {"references": references})
+            times = 5.0 if side > 512 and not references else 1.0
+            ours = {"prior_s": 2.0, "denoise_s": times, "decode_s": 1.0, "total_s": 3.0 + times}
+            ours |= {"peak_memory_bytes": 4.0, "denoise_flop": 6.0, "prior_bytes": 8.0}
+            theirs = ours | {"denoise_s": 10 * times if side > 512 else 1.0}
+            ceiling = {"flop_per_s": 12.0, "bytes_per_s": 16.0}
+            rows += compare(cases[-1], {"ours": [ours], "upstream": [theirs]}, ceiling)
+    assert rows[0] | {"bytes_per_s": 4.0, "share_of_ceiling": 0.25} == rows[0]
+    found = {(row["case"], row["metric"]): row for row in growth(cases, rows)}
+    assert len(found) == 8
+    plain = found["512x512 to 1024x1024, 3 steps", "growth, denoise"]
+    assert (plain["ours"], plain["upstream"], plain["ratio"]) == (5.0, 50.0, 10.0)
+    name = "512x512 to 1024x1024, 3 steps, 1 of 512 px as reference"
+    assert found[name, "growth, denoise"]["ours"] == 1.0
+    page = performance_page("", [{"file": "a", "card": CARD, "rows": [*rows, *found.values()]}])
+    assert f"| {name} | denoise, times as long | 1.00 | 10.00 | 10.00 |  |" in page
 
 
 def test_a_run_without_diffusers_has_no_column_for_it(result):
