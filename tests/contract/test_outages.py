@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from glmimage.jobs import JobStore, StoreUnavailable, clock, upkeep
+from glmimage.jobs.postgres_sessions import SESSION
 
 pytestmark = pytest.mark.anyio
 LEASE_S = 10.0
@@ -267,3 +268,22 @@ async def test_webhooks_go_with_their_job(store, new_job):
     assert [hook.job_id for hook in await store.list_webhooks()] == [jobs[1].id]
     await store.purge_history(time.time() + 60)
     assert await store.list_webhooks() == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_line_that_dies_in_a_transaction_locks_its_job_no_longer_than_set(
+    database_url, new_job, monkeypatch
+):
+    """Where something between answers the keepalives, the server sees a client that is idle."""
+    assert SESSION["idle_in_transaction_session_timeout"] == "30s"
+    monkeypatch.setitem(SESSION, "idle_in_transaction_session_timeout", "500ms")
+    async with await JobStore.open(database_url, create=False) as store:
+        state = await lose_one(store, new_job)
+        async with store._db._writer.connect() as parted:
+            await parted.execute(text("UPDATE jobs SET progress = 0.5"))
+            await store.recover_leases(time.time())
+            assert await state() == "running"
+            await asyncio.sleep(1.0)
+            await store.recover_leases(time.time())
+            assert await state() == "queued"
+            await parted.invalidate()

@@ -37,6 +37,8 @@ SESSION = (
         "tcp_keepalives_idle": "10",
         "tcp_keepalives_interval": "5",
         "tcp_keepalives_count": "4",
+        # and one that something between answers for: its statements come at once or never
+        "idle_in_transaction_session_timeout": "30s",
     }
 )
 SILENCE_S = 60.0
