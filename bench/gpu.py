@@ -186,10 +186,10 @@ class Bench:
 
     def work(self, stages: Any) -> dict[str, tuple[float, str]]:
         """Count what bounds each stage of one picture, and the unit of its ceiling."""
-        return {
-            "denoise": (denoise_flop(stages.decode().dit, self.case), "flop_per_s"),
-            "prior": (prior_bytes(stages.prior(), self.num_tokens), "bytes_per_s"),
-        }
+        work = {"denoise": (denoise_flop(stages.decode().dit, self.case), "flop_per_s")}
+        if stages.prior().packed is None:  # which would write several tokens a pass
+            work["prior"] = (prior_bytes(stages.prior(), self.num_tokens), "bytes_per_s")
+        return work
 
     def add(self, name: str, taken: dict[str, float], work: dict[str, tuple[float, str]]) -> None:
         """Write the rows of a case of ours."""

@@ -166,7 +166,6 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Put the medians of both sides side by side; a ratio above 1 means ours is better."""
     name, rows = case_name(case), []
-    work = runs["ours"][0]
     reached = {"denoise": ("denoise_flop", "flop_per_s"), "prior": ("prior_bytes", "bytes_per_s")}
     for metric, key in METRICS.items():
         median = {
@@ -179,8 +178,9 @@ def compare(
         row |= {"upstream": round(upstream, 4), "ratio": ratio}
         if metric in reached:
             counted, unit = reached[metric]
-            row[unit] = float(f"{work[counted] / ours:.4g}")
-            row["share_of_ceiling"] = round(work[counted] / ours / ceiling[unit], 3)
+            rate = statistics.median(answer[counted] / answer[key] for answer in runs["ours"])
+            row[unit] = float(f"{rate:.4g}")
+            row["share_of_ceiling"] = round(rate / ceiling[unit], 3)
         rows.append(row)
         print(f"{name:24} {metric:18} {ours:14.3f} {upstream:14.3f} {ratio:7.2f}x", file=sys.stderr)
     return rows

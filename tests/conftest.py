@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 
 # tests of downloads talk to a hub of their own, and say themselves when they are offline
 os.environ.pop("HF_HUB_OFFLINE", None)
@@ -27,7 +28,11 @@ FIRST = ("worker", "clients", "faults", "browser", "contract", "cli")
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").parts[0] not in FIRST)
+    def rank(item):
+        folder = next((name for name in FIRST if item.path.is_relative_to(TESTS / name)), None)
+        return len(FIRST) if folder is None else FIRST.index(folder)
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)

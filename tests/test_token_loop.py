@@ -197,8 +197,8 @@ def test_guessed_windows_draw_from_the_distribution_of_plain_sampling(tiny, prod
     Of a token drawn from its distribution the place in the CDF, at random within the token's own
     step, is uniform and independent of the places before (Rosenblatt); 2048 pairs of neighbours
     are counted in 36 bins. At a level of 1e-4 the test would notice with a probability above .99
-    that one guess in eight is accepted unseen; that power is computed from the frequencies of a
-    loop that does so, which has to fail, too.
+    that one guess in eight is accepted unseen; that power is estimated from one run of a loop
+    that does so, which has to fail, too.
     """
     stage = replace(tiny, packed=PackedPrior(tiny.prior, products))
     freedom = PAIR_BINS**2 - 1

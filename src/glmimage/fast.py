@@ -5,7 +5,7 @@ from __future__ import annotations
 from .errors import InvalidSettings
 
 FAST = {
-    "compile": "compile the decoder's layers, a few times whatever is painted, and graphs'",
+    "compile": "compile the decoder's layers, a few times in all, and what graphs run",
     "graphs": "run a decode step of the prior as one CUDA graph",
 }
 

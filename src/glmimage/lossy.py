@@ -40,6 +40,14 @@ class Lossy:
             values[name] = _READ[name](value)
         return cls(**values)  # type: ignore[arg-type]
 
+    def check_memory(self, mode: str) -> None:
+        """Raise InvalidSettings where a memory mode excludes a switch."""
+        if self.weights and mode == "layered":
+            raise InvalidSettings(
+                f"memory='layered' and lossy='weights={self.weights}' exclude each other.",
+                hint="Packed weights fit where the model would not: use memory='auto'.",
+            )
+
     def __str__(self) -> str:
         """Write the switches that are on, as `parse` reads them."""
         parts = [f"weights={self.weights}"] if self.weights else []

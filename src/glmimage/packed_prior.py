@@ -9,7 +9,7 @@ operations around them from 2.7 ms to under 1 ms.
 The products can be in bfloat16, which the checkpoint's weights are anyway: reading the weights is
 what a pass costs, and they are half as many bytes (a pass of nano's ten layers on a core with AMX:
 10.1 ms -> 7.5 ms). Whether rows are independent of each other there is tried on the processor at
-hand. Attention is computed in the number format of the cache, and all else stays in float32.
+hand. Windows attend in the number format of the cache; all else, a prompt too, stays in float32.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from .errors import InvalidSettings
 from .fast import parse_fast
 from .loading.adapters import load_low_ranks
 from .loading.checkpoint import Checkpoint, resolve_model
@@ -170,11 +169,7 @@ class Stages:
         prior_values = checkpoint.component_bytes(torch.int8)["prior"]
         dtypes = choose_dtypes(chosen, dtype, prior_values)
         counted = needs(checkpoint, dtypes, switches.weights)
-        if switches.weights and memory == "layered":
-            raise InvalidSettings(
-                f"memory='layered' and lossy='weights={switches.weights}' exclude each other.",
-                hint="Packed weights fit where the model would not: use memory='auto'.",
-            )
+        switches.check_memory(memory)
         plan = plan_memory(counted, free_bytes(chosen), memory)
         return cls(checkpoint, chosen, dtypes, plan, on_progress, switches, parse_fast(fast))
 

@@ -134,7 +134,9 @@ def _plan(checkpoint: Any, settings: Settings) -> dict[str, Any]:
         device = choose_device(None if settings.device == "auto" else settings.device)
         values = 10**10 if checkpoint is None else checkpoint.component_bytes(torch.int8)["prior"]
         dtypes = choose_dtypes(device, settings.dtype, values)
-        weights = Lossy.parse(settings.lossy).weights
+        lossy = Lossy.parse(settings.lossy)
+        lossy.check_memory(settings.memory)
+        weights = lossy.weights
         if checkpoint is not None:
             counted = needs(checkpoint, dtypes, weights)
         else:

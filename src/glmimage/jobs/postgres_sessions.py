@@ -149,6 +149,8 @@ async def _check(connection: AsyncConnection) -> None:
 async def _prepare(connection: AsyncConnection) -> None:
     from .migrations import ONE_AT_A_TIME, migrate
 
+    # a role that has SESSION's limit may have to wait for another thread here
+    await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     lock = text("SELECT pg_advisory_xact_lock(:name)")
     await connection.execute(lock, {"name": MIGRATION_LOCK})
     while not ONE_AT_A_TIME.acquire(blocking=False):  # its holder may be waiting for this loop
