@@ -127,6 +127,8 @@ def test_who_only_writes_priors_knows_how_long_they_take(stages, monkeypatch, nu
     """From the pace of their tokens; otherwise each would be handed back when a worker stops."""
     clock = Clock()
     monkeypatch.setattr("glmimage.worker.painter.time", clock)
+    # a round a step: how many fit into a moment depends on what else the machine does
+    monkeypatch.setattr("glmimage.engine.scheduler.PRIOR_STEP_S", 0.0)
     painter = Painter(Engine(stages, paints=False), List(), paints=False)
     job = SimpleNamespace(id="j", input={})
     request = GenerationRequest("A sign", 512, 512, 2, seed=3, num_images=num_images)
