@@ -82,6 +82,8 @@ class Needs:
         )
 
 
+GLM_IMAGE_WIDTH = 4096
+"""Columns of most weights of the published checkpoint."""
 # The published checkpoint in bfloat16, counted from its config files: nothing has to be there.
 GLM_IMAGE = Needs(
     prior=2 * (8_914_788_352 + 1_196_310_016),

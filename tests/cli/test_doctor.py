@@ -66,6 +66,12 @@ def test_a_machine_in_order(tiny_dir, tmp_path):
     assert page.rstrip().endswith("Nothing is wrong.")
 
 
+def test_a_plan_that_loading_would_refuse_is_refused():
+    _, models = report("--memory", "layered", "--lossy", "weights=int8")
+    for plan in (models[name]["plan"] for name in ("nano", "zai-org/GLM-Image")):
+        assert "memory='layered' and lossy='weights=int8' exclude each other" in plan["refused"]
+
+
 @pytest.mark.parametrize(
     ("gib", "lossy", "mode"),
     [

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 GIB = 2**30
 MIN_DISK_BYTES = 36 * GIB
 REAL = "zai-org/GLM-Image"
-GLM_IMAGE_WIDTH = 4096
-"""Columns of most of its weights."""
 ANSWER_S = 5.0
 """How long a database or a bucket gets."""
 NO_SUCH_TABLE = "42P01"
@@ -127,7 +125,14 @@ def _plan(checkpoint: Any, settings: Settings) -> dict[str, Any]:
 
     from ..loading.quantized import packed_bytes
     from ..lossy import Lossy
-    from ..memory import GLM_IMAGE, choose_device, choose_dtypes, free_bytes, plan_memory
+    from ..memory import (
+        GLM_IMAGE,
+        GLM_IMAGE_WIDTH,
+        choose_device,
+        choose_dtypes,
+        free_bytes,
+        plan_memory,
+    )
     from ..stages import needs
 
     try:
