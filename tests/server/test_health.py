@@ -4,12 +4,15 @@ import asyncio
 import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
+from glmimage.config import Settings
 from glmimage.files import FilesError
 from glmimage.jobs import StoreUnavailable
 from glmimage.server import health, storage_check
+from glmimage.server.capacity import Capacity
 
 from ..faults.bucket import Bucket
 
@@ -39,6 +42,30 @@ def test_each_stage_needs_a_worker(serve):
     assert ready(server, "gateway")[0] == 200
     server.call(store.worker_seen("painter", ["decode"], ready=True))
     server.until(lambda: ready(server)[0] == 200)
+
+
+def test_whoever_asks_at_once_is_told_of_the_same_workers():
+    """Who comes while the store is asked waits for its answer, and takes no older one."""
+    num_asked = 0
+
+    class Store:
+        async def now(self):
+            await asyncio.sleep(0.01)
+            return 1000.0
+
+        async def live_workers(self, since):
+            nonlocal num_asked
+            num_asked += 1
+            await asyncio.sleep(0.01)
+            return [SimpleNamespace(seen_at=1000.0)]
+
+    async def ask():
+        capacity = Capacity(Settings(no_worker_timeout_s=0.001), Store(), live=None)
+        await asyncio.sleep(0.01)  # from here on a missing worker is told
+        await asyncio.gather(*(capacity.check_workers() for _ in range(5)))
+
+    asyncio.run(ask())
+    assert num_asked == 1
 
 
 def test_files_that_do_not_answer_are_named(serve, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from ..config import Settings
@@ -21,19 +22,20 @@ class Capacity:
     def __init__(self, settings: Settings, store: JobStore, live: LiveJobs) -> None:
         self._settings, self._store, self._live = settings, store, live
         self._started = time.monotonic()
-        self._workers: list[Worker] = []
-        self._asked, self._store_time = -REMEMBERED_S, 0.0
+        self._known: tuple[float, list[Worker]] | None = None  # and the store's time then
+        self._asking = asyncio.Lock()  # who comes meanwhile waits for the answer too
+        self._asked_at = 0.0
 
     async def workers(self, within_s: float = STALE_AFTER_S) -> list[Worker]:
         """Return the workers seen lately."""
-        now = time.monotonic()
-        if now - self._asked >= REMEMBERED_S:
-            self._asked = now
-            longest = max(self._settings.no_worker_timeout_s, STALE_AFTER_S)
-            self._store_time = await self._store.now()  # workers are seen by that clock
-            self._workers = await self._store.live_workers(self._store_time - longest)
-        since = self._store_time - within_s
-        return [worker for worker in self._workers if worker.seen_at >= since]
+        async with self._asking:
+            if self._known is None or time.monotonic() - self._asked_at >= REMEMBERED_S:
+                longest = max(self._settings.no_worker_timeout_s, STALE_AFTER_S)
+                now = await self._store.now()  # workers are seen by that clock
+                self._known = now, await self._store.live_workers(now - longest)
+                self._asked_at = time.monotonic()
+            now, workers = self._known
+        return [worker for worker in workers if worker.seen_at >= now - within_s]
 
     async def check_workers(self) -> None:
         """Raise 503 when no worker has been alive for the set time."""
