@@ -13,13 +13,9 @@ of the same times. The last line of the output is the JSON that is also written 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import random
-import re
-import shlex
 import sqlite3
 import statistics
 import subprocess
@@ -31,19 +27,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "bench" / "results"
 sys.path.append(str(Path(__file__).parent))  # last, so that queue.py stays the standard library's
 
-from cluster_model import Cluster, Failures, Request, Times, Worker  # noqa: E402
+import record
+from cluster_model import Cluster, Failures, Request, Times, Worker
+from record import RESULTS, Row
 
-from glmimage.engine.scheduler import Limits  # noqa: E402
+from glmimage.engine.scheduler import Limits
 
 APP = "fal-ai/glm-image"
 DAY_S = 86400.0
 KEYS = [("one", 0.5), ("two", 0.3), ("three", 0.2)]
 LOW_SHARE = 0.2
-Row = dict[str, Any]
 
 
 def measured(name: str, case: str, metric: str) -> float:
@@ -64,9 +59,9 @@ def nano_times() -> Times:
             1: measured("prior", "one request of 512 px", "tokens_per_s"),
             16: measured("prior", "16 requests of 512 to 1024 px", "tokens_per_s"),
         },
-        step_s=measured("infer-512-30-steps", case, "denoise_s") / steps,
+        step_s=measured("infer-512-30-steps", case, "denoise") / steps,
         num_steps=steps,
-        decode_s=measured("infer-512-30-steps", case, "decode_s"),
+        decode_s=measured("infer-512-30-steps", case, "decode"),
         patches=(512 // 16) ** 2,
         megapixels=512 * 512 / 1e6,
     )
@@ -108,7 +103,7 @@ def simulate(
     done = [r for r in warm if r.ended is not None and r.started is not None]
 
     def row(metric: str, value: float) -> Row:
-        return {"case": case, "metric": metric, "value": round(value, 4)}
+        return record.row(case, metric, value)
 
     for priority in ("normal", "low"):
         waits = [r.started - r.arrived for r in done if r.priority == priority and r.started]
@@ -257,12 +252,8 @@ def check(num_workers: int, number: int, load: float) -> Iterator[Row]:
     pairs = [("wait", waits, model_waits), ("until the picture", took, model_took)]
     for what, ours, theirs in pairs:
         for metric, of in (("mean", statistics.fmean), ("median", statistics.median), ("max", max)):
-            yield {
-                "case": f"check: {case}",
-                "metric": f"{what}, {metric}, s",
-                "real": round(of(ours), 3),
-                "model": round(of(theirs), 3),
-            }
+            name, simulated = f"{what}, {metric}, s", round(of(theirs), 3)
+            yield record.row(f"check: {case}", name, of(ours), digits=3, simulated=simulated)
 
 
 def toy_times(alone: list[tuple[float, float, float, Row]]) -> Times:
@@ -295,22 +286,8 @@ ROWS_COST = 1.5
 
 def card() -> dict[str, Any]:
     """Say what was measured where."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
-
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "src", "bench")
-    return {
-        "date": datetime.date.today().isoformat(),
-        "device": f"cpu: {found[1] if found else platform.processor()}",
-        "model": "simulation",
-        "commit": git("rev-parse", "HEAD")[:12] + ("+changes" if changed else ""),
-        "command": shlex.join(["python", "-P", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "times": {k: v for k, v in vars(nano_times()).items() if k != "token_rates"},
-    }
+    times = {name: value for name, value in vars(nano_times()).items() if name != "token_rates"}
+    return record.card(packages=("sqlalchemy", "torch"), model="simulation", times=times)
 
 
 def main() -> None:
@@ -334,19 +311,19 @@ def main() -> None:
             print(json.dumps(one), flush=True)
             rows.append(one)
     result = {"card": card(), "rows": rows}
-    if not options.no_write:
-        kind = "cluster-check" if options.check else "cluster"
-        file = RESULTS / f"{result['card']['date']}-simulation-{kind}.json"
-        written = result
-        if options.workers and file.exists():  # the other half of the same day's check
-            others = [
-                row
-                for row in json.loads(file.read_text())["rows"]
-                if not row["case"].startswith(f"check: {options.workers} worker")
-            ]
-            written = result | {"rows": sorted(others + rows, key=lambda row: row["case"])}
-        file.write_text(json.dumps(written, indent=1) + "\n")
-    print(json.dumps(result))
+    if options.no_write:
+        print(json.dumps(result))
+        return
+    name = "simulation-cluster-check" if options.check else "simulation-cluster"
+    file = record.result_file(result, name)
+    if options.workers and file.exists():  # the other half of the same day's check
+        others = [
+            row
+            for row in json.loads(file.read_text())["rows"]
+            if not row["case"].startswith(f"check: {options.workers} worker")
+        ]
+        result["rows"] = sorted(others + rows, key=lambda row: row["case"])
+    record.write_result(result, name)
 
 
 if __name__ == "__main__":

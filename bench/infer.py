@@ -17,29 +17,27 @@ bench/results/.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
-import re
-import shlex
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "bench" / "results"
+HERE = Path(__file__).resolve().parent
 # Python looks for modules beside the script first, and finds a queue.py there that is not its own
-sys.path[:] = [path for path in sys.path if Path(path).resolve() != ROOT / "bench"]
-sys.path.append(str(ROOT / "bench"))  # last
+sys.path[:] = [path for path in sys.path if Path(path).resolve() != HERE]
+sys.path.append(str(HERE))  # last
+import record  # noqa: E402
+from record import RESULTS, ROOT, Row, write_result  # noqa: E402
 from sides import PROMPT, Case, Ours, Upstream, peak_memory  # noqa: E402
 
-__all__ = ["METRICS", "PROMPT", "RESULTS", "Upstream", "card", "peak_memory", "write_result"]
+# what the other scripts take from here
+__all__ = ["METRICS", "PROMPT", "RESULTS", "ROOT", "Upstream", "card", "write_result"]
+__all__ += ["peak_memory"]
 
 # enough to see in which number format diffusers is the faster
 FEW_STEPS = 3
@@ -144,7 +142,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "ours": Worker("ours", options, options.dtype),
         "upstream": Worker("upstream", options, upstream_dtype),
     }
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for case in cases:
         runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
         for repeat in range(options.warmup + options.repeats):
@@ -163,7 +161,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def compare(
     case: Case, runs: dict[str, list[dict[str, float]]], ceiling: dict[str, float]
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Put the medians of both sides side by side; a ratio above 1 means ours is better."""
     name, rows = case_name(case), []
     reached = {"denoise": ("denoise_flop", "flop_per_s"), "prior": ("prior_bytes", "bytes_per_s")}
@@ -173,25 +171,24 @@ def compare(
             for side, answers in runs.items()
         }
         ours, upstream = median["ours"], median["upstream"]
-        ratio = round(upstream / ours, 3)
-        row = {"case": name, "metric": metric, "ours": round(ours, 4)}
-        row |= {"upstream": round(upstream, 4), "ratio": ratio}
+        row = record.row(name, metric, ours, upstream)
         if metric in reached:
             counted, unit = reached[metric]
             rate = statistics.median(answer[counted] / answer[key] for answer in runs["ours"])
             row[unit] = float(f"{rate:.4g}")
             row["share_of_ceiling"] = round(rate / ceiling[unit], 3)
         rows.append(row)
-        print(f"{name:24} {metric:18} {ours:14.3f} {upstream:14.3f} {ratio:7.2f}x", file=sys.stderr)
+        told = f"{ours:14.3f} {upstream:14.3f} {row['ratio']:7.2f}x"
+        print(f"{name:24} {metric:18} {told}", file=sys.stderr)
     return rows
 
 
-def growth(cases: list[Case], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def growth(cases: list[Case], rows: list[Row]) -> list[Row]:
     """Put side by side how many times as long each stage takes as in the smallest picture.
 
     Of cases that differ in nothing but the size.
     """
-    grown: list[dict[str, Any]] = []
+    grown: list[Row] = []
     taken = {(row["case"], row["metric"]): row for row in rows}
     alike: dict[str, list[Case]] = {}
     for case in cases:
@@ -203,9 +200,7 @@ def growth(cases: list[Case], rows: list[dict[str, Any]]) -> list[dict[str, Any]
             for metric in list(METRICS)[:4]:
                 small, large = (taken[case_name(one), metric] for one in (smallest, case))
                 ours, upstream = (large[side] / small[side] for side in ("ours", "upstream"))
-                row = {"case": name, "metric": f"growth, {metric}", "ours": round(ours, 3)}
-                row |= {"upstream": round(upstream, 3), "ratio": round(upstream / ours, 3)}
-                grown.append(row)
+                grown.append(record.row(name, f"growth, {metric}", ours, upstream, digits=3))
                 print(f"{name} {metric:10} {ours:9.2f} {upstream:9.2f}", file=sys.stderr)
     return grown
 
@@ -221,51 +216,20 @@ def case_name(case: Case) -> str:
 
 def card(options: argparse.Namespace, dtypes: dict[str, str]) -> dict[str, Any]:
     """Say what was measured where."""
-    from importlib.metadata import version
-
     import torch
 
-    from glmimage import __version__
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        try:
-            done = subprocess.run(command, check=False, capture_output=True, text=True)
-        except FileNotFoundError:
-            return ""
-        return done.stdout.strip()
-
-    code = ("src", "bench", ":!bench/results")
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
-    # where the repository travels without its history, whoever runs this says what it is
-    commit = os.environ.get("COMMIT") or git("rev-parse", "HEAD")[:12] + "+changes" * bool(changed)
-    packages = ("torch", "transformers", "diffusers")
-    return {
-        "date": datetime.date.today().isoformat(),
-        "device": device_name(torch, options.device),
-        "threads": options.threads or torch.get_num_threads(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version(), "glmimage": __version__}
-        | {package: version(package) for package in packages},
-        "commit": commit,
-        "command": command_line(sys.argv),
-        "model": Path(options.model).name,
-        "dtypes": dtypes,
-        "clock": "CPU seconds of the process" if options.clock == "cpu" else "wall",
-        "guidance_scale": options.guidance,
-        "repeats": options.repeats,
-        "warmup": options.warmup,
-        "statistic": "median",
-    }
-
-
-def command_line(arguments: Sequence[str]) -> str:
-    """Return the command, without the folder (--out) that the result is written to."""
-    script, *kept = arguments
-    for at, argument in reversed(list(enumerate(kept))):
-        if argument == "--out" or argument.startswith("--out="):
-            del kept[at : at + 1 + (argument == "--out")]
-    return shlex.join(["python", f"bench/{Path(script).name}", *kept])
+    return record.card(
+        device_name(torch, options.device),
+        ("torch", "transformers", "diffusers"),
+        threads=options.threads or torch.get_num_threads(),
+        model=Path(options.model).name,
+        dtypes=dtypes,
+        clock="CPU seconds of the process" if options.clock == "cpu" else "wall",
+        guidance_scale=options.guidance,
+        repeats=options.repeats,
+        warmup=options.warmup,
+        statistic="median",
+    )
 
 
 def device_name(torch: Any, device: str | None) -> str:
@@ -274,9 +238,7 @@ def device_name(torch: Any, device: str | None) -> str:
     chosen = choose_device(device)
     if chosen.type == "cuda":
         return torch.cuda.get_device_name(chosen)
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    return f"{chosen.type}: {found[1] if found else platform.processor()}"
+    return chosen.type + record.processor().removeprefix("cpu")
 
 
 def parse() -> argparse.Namespace:
@@ -315,16 +277,6 @@ def main() -> None:
         work(options)
         return
     write_result(measure(options), options.name)
-
-
-def write_result(result: dict[str, Any], name: str, folder: Path = RESULTS) -> None:
-    """Write the JSON to a folder, by default bench/results/, and print it."""
-    kind = re.sub(r"[^a-z0-9]+", "-", result["card"]["device"].lower()).strip("-")
-    file = folder / f"{result['card']['date']}-{kind}-{name}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {file.relative_to(ROOT) if file.is_relative_to(ROOT) else file}", file=sys.stderr)
-    print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

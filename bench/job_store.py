@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime
 import json
 import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
@@ -25,15 +22,15 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
+import record
+from record import ROOT
 from sqlalchemy import Connection, text
 
 from glmimage.jobs import FileRecord, JobStore, NewJob, Usage
 from glmimage.jobs.order import BUCKET_PLACES, PLACES_PER_MEGAPIXEL
 
-ROOT = Path(__file__).resolve().parent.parent
 ENDPOINT = "fal-ai/glm-image"
 INPUT = {"prompt": "A conference poster with the headline 'AI Summit 2026'", "seed": 7}
 OPERATIONS = ("enqueue", "claim", "finish", "position")
@@ -223,34 +220,21 @@ def figures(details: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             values[f"{name} alone, p50 ms"] = (spread_of["p50_ms"], "")
             values[f"{name} alone, p99 ms"] = (spread_of["p99_ms"], reach)
         for metric, (number, reach) in values.items():
-            yield {"case": case, "metric": metric, "ours": number, "target": reach}
+            yield record.row(case, metric, number, target=reach)
     for database in TARGETS:
         at = {row["depth"]: row["cycles"] for row in details if row["database"] == database}
         if at.keys() >= {10**4, 10**6}:
             short, long = (at[depth]["per_second"] for depth in (10**4, 10**6))
             case = f"{database}, 1000000 against 10000 waiting"
             slower = round(short / long, 2)
-            yield {"case": case, "metric": "times slower", "ours": slower, "target": "1.5"}
+            yield record.row(case, "times slower", slower, target="1.5")
 
 
 def card() -> dict[str, Any]:
     """Say what was measured where."""
-    from importlib.metadata import version
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "src/glmimage/jobs")
-    packages = ("glmimage", "sqlalchemy", "asyncpg")
-    return {
-        "date": datetime.date.today().isoformat(),
-        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-        "load_before": round(os.getloadavg()[0], 2),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-        "commit": git("rev-parse", "HEAD")[:12] + ("+changes" if changed else ""),
-        "command": shlex.join(["python", "bench/queue.py", *sys.argv[1:]]),
-    }
+    load = round(os.getloadavg()[0], 2)
+    told = record.card(packages=("sqlalchemy", "asyncpg"), load_before=load)
+    return told | {"system": f"{told['system']}, {os.cpu_count()} CPUs"}
 
 
 def main() -> None:
@@ -260,14 +244,11 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=1000, help="calls of each kind")
     parser.add_argument("--callers", type=int, default=16, help="of the measurement `cycles`")
     parser.add_argument("--warmup", type=int, default=50)
-    parser.add_argument("--name", default="queue", help="of the file of results, after the date")
+    parser.add_argument("--name", default="queue", help="end of the result file's name")
     options = parser.parse_args()
     details = asyncio.run(measure(options))
     document = {"card": card(), "rows": list(figures(details)), "details": details}
-    line = json.dumps(document)
-    name = f"{document['card']['date']}-{options.name}.json"
-    (ROOT / "bench" / "results" / name).write_text(json.dumps(document, indent=1) + "\n")
-    print(line)
+    record.write_result(document, options.name)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import infer
+import record
 
 STEPS = 30
 # name -> (switches, steps)
@@ -101,11 +102,9 @@ def main() -> None:
         for metric in ACCURACIES:
             ours = report["figures"][metric]["mean"]
             pair = figures.get(metric, {"old": ours, "difference": 0.0, "ci95": [0.0, 0.0]})
-            row = {"case": name, "metric": metric, "ours": ours, "upstream": pair["old"]}
-            row |= {"ratio": round(ours / max(pair["old"], 1e-9), 3), "ci95": pair["ci95"]}
-            rows.append(row | {"difference": pair["difference"]})
-        row = {"case": name, "metric": "end to end", "ours": round(taken, 3)}
-        rows.append(row | {"upstream": round(exact_s, 3), "ratio": round(exact_s / taken, 3)})
+            sure = {key: pair[key] for key in ("ci95", "difference")}
+            rows.append(record.row(name, metric, ours, pair["old"], **sure))
+        rows.append(record.row(name, "end to end", taken, exact_s, digits=3))
         print(*(f"{r['metric']} {r['ours']:.3f}" for r in rows[-3:]), name, file=sys.stderr)
     given = SimpleNamespace(model=options.model, device=None, threads=0, clock="cpu", guidance=1.5)
     given.repeats, given.warmup = 2, 1

@@ -17,12 +17,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import datetime
 import json
 import os
-import platform
 import re
-import shlex
 import signal
 import ssl
 import statistics
@@ -32,7 +29,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +36,11 @@ from typing import Any, NamedTuple
 import psutil
 import uvloop
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(Path(__file__).parent))  # last, so that queue.py stays the standard library's
+
+import record
+from record import Row
+
 APP = "fal-ai/glm-image"
 REQUEST = {
     "prompt": "A sign that says 'OPEN'",
@@ -48,7 +48,6 @@ REQUEST = {
     "num_inference_steps": 10,
     "enable_safety_checker": False,
 }
-Row = dict[str, Any]
 
 
 class Server:
@@ -244,8 +243,8 @@ def latency_rows(case: str, took: list[float]) -> Iterator[Row]:
 
 
 def row(case: str, metric: str, ours: float, target: float | None = None) -> Row:
-    found: Row = {"case": case, "metric": metric, "ours": round(ours, 3)}
-    return found if target is None else {**found, "target": target}
+    more = {} if target is None else {"target": target}
+    return record.row(case, metric, ours, digits=3, **more)
 
 
 def without_worker(options: argparse.Namespace, folder: Path, model: Path) -> Iterator[Row]:
@@ -301,28 +300,12 @@ def with_worker(options: argparse.Namespace, folder: Path, model: Path) -> Itera
     yield row(case, "added beside the stages, p99 ms", tail * 1e3)
 
 
-def card(options: argparse.Namespace) -> dict[str, Any]:
+def card() -> dict[str, Any]:
     """Say what was measured where."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "src", "bench")
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    packages = ("glmimage", "starlette", "uvicorn", "sqlalchemy", "torch")
-    return {
-        "date": datetime.date.today().isoformat(),
-        "device": f"cpu: {found[1] if found else platform.processor()}",
-        "threads": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-        "commit": git("rev-parse", "HEAD")[:12] + ("+changes" if changed else ""),
-        "command": shlex.join(["python", "-P", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "model": "toy checkpoint",
-        "store": "SQLite",
-    }
+    packages = ("starlette", "uvicorn", "sqlalchemy", "torch")
+    return record.card(
+        packages=packages, threads=os.cpu_count(), model="toy checkpoint", store="SQLite"
+    )
 
 
 def main() -> None:
@@ -345,12 +328,11 @@ def main() -> None:
             for one in measure(options, folder / part, model):
                 print(f"{one['case']:60} {one['metric']:26} {one['ours']:10.2f}", flush=True)
                 rows.append(one)
-    result = {"card": card(options), "rows": rows}
-    if not options.no_write:
-        device = re.sub(r"[^a-z0-9]+", "-", result["card"]["device"].lower()).strip("-")
-        name = f"{result['card']['date']}-{device}-serve.json"
-        (ROOT / "bench" / "results" / name).write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    result = {"card": card(), "rows": rows}
+    if options.no_write:
+        print(json.dumps(result))
+    else:
+        record.write_result(result, "serve")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ columns are paired. Intervals: 95 %, bootstrapped over prompts.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
 import random
 import shutil
 import subprocess
@@ -26,10 +24,16 @@ from typing import Any
 
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(Path(__file__).parent))  # last, so that queue.py stays the standard library's
+
+import record
+from record import ROOT, Row
+
 SET = ROOT / "recipes" / "nano" / "eval" / "one_line.json"
 NUM_PROMPTS, SIDE = 40, 512
 RESAMPLES = 10_000
+READERS = {"judge": "as the judge reads", "chooser": "as the chooser reads"}
+CHOSEN = "chosen by the judge itself"
 
 
 class Tesseract:
@@ -103,33 +107,38 @@ def judge(
     return found
 
 
-def compare(found: list[dict[str, Any]], num: int) -> list[dict[str, Any]]:
+def compare(found: list[dict[str, Any]], num: int) -> list[Row]:
     """Return for best of 1 ... num the words that either engine reads in the chosen picture."""
     from glmimage.evaluation.text_check import choose_best
 
-    table, alone = [], []
+    table: list[Row] = []
+    alone: list[tuple[int, int]] = []
     for best_of in range(1, num + 1):
-        row: dict[str, Any] = {"best_of": best_of}
         chosen = [choose_best(one["chooser"][:best_of], 1)[0] for one in found]
-        for name in ("judge", "chooser"):
+        for name, reads in READERS.items():
             checks = [one[name][index] for one, index in zip(found, chosen, strict=True)]
-            words = [(len(check.found), len(check.found) + len(check.missing)) for check in checks]
-            row[name] = {
-                "word_accuracy": share(words),
-                "interval": interval(words),
-                "ned": round(sum(check.similarity for check in checks) / len(checks), 4),
-                "all_words": sum(not check.missing for check in checks),
-            }
+            words = counted(checks)
+            case = f"best of {best_of}, {reads}"
+            sure: dict[str, Any] = {"interval": interval(words)}
             if name == "judge" and best_of == 1:
                 alone = words
             elif name == "judge":
-                row["gain"] = round(share(words) - share(alone), 4)
-                row["gain_interval"] = interval(words, alone)
-        table.append(row)
+                gain = round(share(words) - share(alone), 4)
+                sure |= {"gain": gain, "gain_interval": interval(words, alone)}
+            similarity = sum(check.similarity for check in checks) / len(checks)
+            whole = sum(not check.missing for check in checks)
+            table.append(record.row(case, "word_accuracy", share(words), **sure))
+            table.append(record.row(case, "ned", similarity))
+            table.append(record.row(case, "pictures with all words", whole))
     # the best the judge itself could have chosen: what any chooser could reach
     best = [one["judge"][choose_best(one["judge"], 1)[0]] for one in found]
-    words = [(len(check.found), len(check.found) + len(check.missing)) for check in best]
-    return [*table, {"best_of": num, "chosen_by": "the judge", "word_accuracy": share(words)}]
+    reached = share(counted(best))
+    return [*table, record.row(f"best of {num}, {CHOSEN}", "word_accuracy", reached)]
+
+
+def counted(checks: list[Any]) -> list[tuple[int, int]]:
+    """Return the words found and all words, of each prompt."""
+    return [(len(check.found), len(check.found) + len(check.missing)) for check in checks]
 
 
 def share(words: list[tuple[int, int]]) -> float:
@@ -171,20 +180,17 @@ def card(
     """Say what was measured with what. checkpoint: its fingerprint."""
     from glmimage.evaluation.run import set_fingerprint
 
-    return {
-        "date": datetime.date.today().isoformat(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": {name: version(name) for name in ("glmimage", "torch", "rapidocr")},
-        "chooser": f"rapidocr {version('rapidocr')}",
-        "judge": tesseract_version(),
-        "command": " ".join(["python", "bench/text_check.py", *sys.argv[1:]]),
-        "model": f"{Path(options.model).name}, {checkpoint}",
-        "set": f"{SET.stem}, {set_fingerprint(SET)}",
-        "prompts": len(rows),
-        "words": sum(len(" ".join(row["texts"]).split()) for row in rows),
-        "size": [SIDE, SIDE],
-        "num_inference_steps": options.steps,
-    }
+    return record.card(
+        packages=("torch", "rapidocr"),
+        chooser=f"rapidocr {version('rapidocr')}",
+        judge=tesseract_version(),
+        model=f"{Path(options.model).name}, {checkpoint}",
+        set=f"{SET.stem}, {set_fingerprint(SET)}",
+        prompts=len(rows),
+        words=sum(len(" ".join(row["texts"]).split()) for row in rows),
+        size=[SIDE, SIDE],
+        num_inference_steps=options.steps,
+    )
 
 
 def main() -> None:
@@ -210,9 +216,7 @@ def main() -> None:
     table = compare(judge(options, rows, folder), options.num)
     result = {"card": card(options, rows, checkpoint), "rows": table}
     part = f"-first-{options.first}" if options.first < NUM_PROMPTS else ""
-    name = f"{result['card']['date']}-text-check{part}.json"
-    (ROOT / "bench" / "results" / name).write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    record.write_result(result, f"text-check{part}")
 
 
 if __name__ == "__main__":

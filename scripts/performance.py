@@ -1,4 +1,4 @@
-"""Tables of what bench/infer.py measured, from the JSON files in bench/results/."""
+"""Tables of what bench/ measured, from the JSON files in bench/results/."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ METRICS = {
     "peak memory": ("peak memory, MB", 1e-6),
     "tokens_per_s": ("prior tokens a second", 1.0),
     "tokens_per_pass": ("prior tokens a pass of a picture", 1.0),
-    "pictures_per_s": ("pictures a second", 1.0),
     "pictures a second": ("pictures a second", 1.0),
     "ms a prior token": ("ms a prior token", 1.0),
     **{f"growth, {stage}": (f"{stage}, times as long", 1.0) for stage in STAGES},
@@ -30,29 +29,15 @@ METRICS = {
     "ned": ("NED", 1.0),
 }
 
-
-# what the metrics were called before
-OLD_NAMES = {
-    "prior_s": "prior",
-    "denoise_s": "denoise",
-    "decode_s": "decode",
-    "total_s": "end to end",
-    "peak_memory_bytes": "peak memory",
-}
-
-
-SHOWN = {"case", "metric", "ours"}
+# what sizing.py and text_check_table.py show
+SHOWN_ELSEWHERE = ("-text-check", "-simulation-")
 
 
 def read_results(folder: Path) -> list[Result]:
-    """Return what was measured, the newest first; what was compared has an `upstream`."""
+    """Return what was measured, the newest first, but for what other pages show."""
     files = sorted(folder.glob("*.json"), reverse=True)
-    results = [{"file": file.name, **json.loads(file.read_text("utf-8"))} for file in files]
-    for result in results:
-        for row in result["rows"]:
-            if "metric" in row:
-                row["metric"] = OLD_NAMES.get(row["metric"], row["metric"])
-    return [result for result in results if all(row.keys() >= SHOWN for row in result["rows"])]
+    shown = [file for file in files if not any(part in file.name for part in SHOWN_ELSEWHERE)]
+    return [{"file": file.name, **json.loads(file.read_text("utf-8"))} for file in shown]
 
 
 def performance_page(note: str, results: list[Result]) -> str:
@@ -100,15 +85,16 @@ def readme_table(results: list[Result]) -> str:
 
 def _run(result: Result) -> Iterator[str]:
     card = result["card"]
-    if not any("upstream" in row for row in result["rows"]):
+    if "dtypes" not in card:  # only where diffusers, or the exact mode, is the other side
         yield from _measured_alone(result)
         return
     yield f"## {card['model']} on {card['device']}, {card['date']}"
     versions = ", ".join(f"{name} {number}" for name, number in card["versions"].items())
     compared = any(row["upstream"] is not None for row in result["rows"])
     lossy = any("difference" in row for row in result["rows"])
-    dtypes = "ours on both sides" if lossy else f"ours in {card['dtypes']['ours']}"
-    if compared and not lossy:
+    own = lossy or "against" in card
+    dtypes = "ours on both sides" if own else f"ours in {card['dtypes']['ours']}"
+    if compared and not own:
         dtypes += f", diffusers in {card['dtypes']['upstream']}"
     seconds = "; seconds of CPU, not of the clock" if _in_cpu_seconds(result) else ""
     threads = f"{card['threads']} thread{'s' if card['threads'] != 1 else ''}"
@@ -130,9 +116,14 @@ def _run(result: Result) -> Iterator[str]:
     if lossy:
         yield "Each lossy switch beside the exact mode, on the same prompts with the same seeds."
         yield ""
+    if "against" in card:
+        yield f"Ways of our own, beside {card['against']}."
+        yield ""
     theirs, last = ("exact", "difference, 95 %") if lossy else ("diffusers", "ours, of the ceiling")
+    if "against" in card:
+        theirs, last = card["against"], ""
     aimed = any("target" in row for row in result["rows"])
-    columns = ["switched" if lossy else "ours", *[theirs, "ratio"] * compared]
+    columns = ["switched" if own else "ours", *[theirs, "ratio"] * compared]
     columns += [*["to reach"] * aimed, last]
     yield f"| picture | | {' | '.join(columns)} |"
     yield f"| --- | --- |{' --- |' * len(columns)}"
@@ -155,7 +146,7 @@ def _measured_alone(result: Result) -> Iterator[str]:
     """Show a run that nothing is compared with, beside what was to be reached."""
     card = result["card"]
     name = result["file"].removesuffix(".json").rpartition("-")[2]
-    yield f"## {name} on {card.get('device') or card.get('system', 'this machine')}, {card['date']}"
+    yield f"## {name} on {card['device'] or card['system']}, {card['date']}"
     yield ""
     yield f"```sh\n{card['command']}\n```"
     yield f"[{result['file']}](../bench/results/{result['file']})"

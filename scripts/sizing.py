@@ -33,7 +33,7 @@ def _cases(result: dict[str, Any] | None) -> str:
         return ""
     cases: dict[str, dict[str, float]] = {}
     for row in result["rows"]:
-        cases.setdefault(row["case"], {})[row["metric"]] = row["value"]
+        cases.setdefault(row["case"], {})[row["metric"]] = row["ours"]
     lines = [f"| | {' | '.join(COLUMNS.values())} |", "| --- |" + " --- |" * len(COLUMNS)]
     for case, values in cases.items():
         shown = [_shown(name, values[name]) for name in COLUMNS]
@@ -55,5 +55,5 @@ def _check(result: dict[str, Any] | None) -> str:
     for row in result["rows"]:
         case = row["case"].removeprefix("check: ")
         what = row["metric"].removesuffix(", s")
-        lines.append(f"| {case} | {what} | {row['real']:.2f} s | {row['model']:.2f} s |")
+        lines.append(f"| {case} | {what} | {row['ours']:.2f} s | {row['simulated']:.2f} s |")
     return "\n".join(lines) + "\n"

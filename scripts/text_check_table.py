@@ -39,18 +39,23 @@ def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
     )
     yield f"| `best_of` | {' | '.join(columns)} | word accuracy as the chooser reads it |"
     yield "| --- |" + " --- |" * (len(columns) + 1)
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
-        if "judge" not in row:
-            best = f"{row['word_accuracy']:.3f}"
-            yield f"| {row['best_of']}, chosen by the judge itself | {best} | | | | |"
-            continue
-        judged = row["judge"]
-        gain = f"{row['gain']:+.3f} {_interval(row['gain_interval'])}" if "gain" in row else ""
-        yield (
-            f"| {row['best_of']} | {judged['word_accuracy']:.3f} {_interval(judged['interval'])} "
-            f"| {gain} | {judged['ned']:.3f} | {judged['all_words']} "
-            f"| {row['chooser']['word_accuracy']:.3f} |"
-        )
+        number, _, reader = row["case"].removeprefix("best of ").partition(", ")
+        found.setdefault(number, {})[f"{reader}: {row['metric']}"] = row
+    for number, figures in found.items():
+        judged = figures["as the judge reads: word_accuracy"]
+        gain = ""
+        if "gain" in judged:
+            gain = f"{judged['gain']:+.3f} {_interval(judged['gain_interval'])}"
+        ned = figures["as the judge reads: ned"]["ours"]
+        whole = figures["as the judge reads: pictures with all words"]["ours"]
+        chooser = figures["as the chooser reads: word_accuracy"]["ours"]
+        accuracy = f"{judged['ours']:.3f} {_interval(judged['interval'])}"
+        yield f"| {number} | {accuracy} | {gain} | {ned:.3f} | {whole} | {chooser:.3f} |"
+    for number, figures in found.items():
+        if best := figures.get("chosen by the judge itself: word_accuracy"):
+            yield f"| {number}, chosen by the judge itself | {best['ours']:.3f} | | | | |"
 
 
 def _interval(bounds: list[float]) -> str:

@@ -29,20 +29,22 @@ def test_steps_are_those_of_the_plain_prior(tiny_dir, device, compiled):
     graphed = GraphedPrior(prior, fastest if compiled else None)
     # rows come and go, some are the first slots in order, and one grows past a step of the reach
     for slots in ([2, 0, 3], [2, 0, 3], [0], [0, 1], [1, 0], [3], [3, 2], [0, 3, 2], [0, 1, 2, 3]):
-        ids = torch.randint(0, 200, (len(slots),), generator=generator).to(device)
-        starts = [caches[0].lengths[slot] for slot in slots]
-        at = torch.tensor(starts, device=device)[:, None].expand(-1, 3)
-        hidden = prior(prior.embed(ids)[:, None], at[..., None], caches[0], slots)
-        found = graphed.logits(ids, at, caches[1], slots).clone()
-        for slot in slots:
-            caches[1].lengths[slot] += 1
-        assert (found - prior.logits(hidden[:, -1])).abs().max() < 2e-4
-        for slot in slots:
-            length = caches[0].lengths[slot]
-            left, right = (cache.buffer[:, slot, :length] for cache in caches)
-            assert (left - right).abs().max() < 2e-4
-    assert {(rows, in_place) for rows, _, in_place in graphed._steps} >= {
-        (1, True), (2, True), (4, True), (1, False), (2, False), (4, False)
+        for count in (1, 3):
+            ids = torch.randint(0, 200, (len(slots), count), generator=generator).to(device)
+            at = torch.tensor([caches[0].lengths[slot] for slot in slots], device=device)
+            at = (at[:, None] + torch.arange(count, device=device))[:, None].expand(-1, 3, -1)
+            hidden = prior(prior.embed(ids), at, caches[0], slots)
+            found = graphed.logits(ids, at, caches[1], slots).clone()
+            for slot in slots:
+                caches[1].lengths[slot] += count
+            assert (found - prior.logits(hidden.flatten(0, 1))).abs().max() < 2e-4
+            for slot in slots:
+                length = caches[0].lengths[slot]
+                left, right = (cache.buffer[:, slot, :length] for cache in caches)
+                assert (left - right).abs().max() < 2e-4
+    assert {(rows, count, in_place) for rows, count, _, in_place in graphed._steps} >= {
+        (rows, count, in_place)
+        for rows in (1, 2, 4) for count in (1, 3) for in_place in (True, False)
     }  # fmt: skip
     caches[1].lengths[3] = caches[1].max_length
     with pytest.raises(ValueError, match="do not fit a cache"):

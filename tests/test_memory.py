@@ -49,6 +49,22 @@ def test_the_plan(model, free_gib, asked, mode, kv_tokens, vae_pixels):
 
 
 @pytest.mark.parametrize(
+    ("free_gib", "asked", "said"),
+    [
+        (79, "auto", "resident: both stages (32.3 GiB of weights) fit at once; 79.0 GiB are free"),
+        (39, "auto", "staged: one stage at a time (up to 18.8 GiB of weights) fits, not both; "),
+        (79, "staged", "staged: one stage at a time, as asked for; 79.0 GiB are free"),
+        (16, "auto", "because no stage fits as a whole; 16.0 GiB are free"),
+        (79, "layered", "are read anew at every pass, as asked for; 79.0 GiB are free"),
+    ],
+)
+def test_a_plan_says_which_mode_it_is_and_why(free_gib, asked, said):
+    plan = plan_memory(GLM_IMAGE, free_gib * GIB, asked)
+    assert said in str(plan)
+    assert str(plan) == f"{plan.mode}: {plan.why}"
+
+
+@pytest.mark.parametrize(
     ("free_gib", "asked"), [(6, "auto"), (16, "staged"), (20, "resident"), (0, "auto")]
 )
 def test_a_model_that_cannot_fit_is_refused_before_loading(free_gib, asked):

@@ -97,3 +97,11 @@ def test_the_picture_is_the_same(tiny_dir, threads):
             ).images[0]
             painted.append(np.asarray(image, np.int16))
     assert np.abs(painted[0] - painted[1]).max() <= 1
+
+
+def test_layers_that_are_streamed_serve_one_pass_at_a_time(tiny_dir, threads):
+    threads(2)
+    with Pipeline.load(str(tiny_dir), device="cpu", dtype="float32", memory="layered") as pipe:
+        assert not pipe.stages.decode().side_by_side
+        asked = {"width": 512, "height": 512, "num_inference_steps": 1, "seed": 1}
+        assert pipe.generate("'A'", **asked).images

@@ -64,6 +64,56 @@ def test_tokens_are_those_of_one_by_one_writing(tiny, options):
         assert fewer <= passes
 
 
+def guessing(stage):
+    """Return a stage that is not packed and reads windows: what a GPU has, on a CPU."""
+    return replace(stage, packed=None, guesses=True)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_guesses_without_packed_weights_write_the_same(tiny, count):
+    """One request, three, and eight that share 32 positions."""
+    expected, passes, _ = write(replace(tiny, packed=None), encoded(tiny, count))
+    found, fewer, _ = write(guessing(tiny), encoded(tiny, count))
+    assert found == expected
+    assert fewer <= passes
+
+
+@pytest.mark.nano
+def test_guesses_without_packed_weights_halve_the_passes(nano):
+    plain, passes, _ = write(replace(nano, packed=None), encoded(nano, 1))
+    found, fewer, _ = write(guessing(nano), encoded(nano, 1))
+    assert found == plain
+    assert fewer * 2 < passes
+
+
+def test_a_graphed_step_reads_windows_too(tiny):
+    """Without CUDA the step of a graph runs kernel by kernel, on the same fixed tensors."""
+    expected, _, _ = write(replace(tiny, packed=None), encoded(tiny, 3))
+    found, _, _ = write(replace(guessing(tiny), graphs=True), encoded(tiny, 3))
+    assert found == expected
+
+
+def test_unpacked_rows_guess_while_that_gains(tiny):
+    """Few rows read far ahead, many less, and none where guesses fail, until the next grid."""
+    loop = TokenLoop(guessing(tiny), 64)
+    pictures = encoded(tiny, 40)
+    for picture in pictures:
+        loop.enter([picture])
+    rows = list(loop.rows.values())
+    ahead = [loop._ahead(rows[:count]) for count in (1, 2, 3, 4, 8, 16, 17, 40)]
+    assert ahead == [16, 16, 10, 8, 4, 2, 1, 1]
+    row = rows[0]
+    row.num_tokens = row.inputs.num_tokens - 15
+    assert loop._ahead([row]) == 1
+    row.num_tokens, row.pace = 9, 1.2
+    assert loop._ahead([row]) == 1
+    assert loop._ahead([row, rows[1]]) == 16  # in the mean they gain
+    row.num_tokens = row.inputs.num_small
+    assert loop._ahead([row]) == 16
+    row.stage = replace(row.stage, guesses=False)
+    assert loop._ahead([row]) == 1
+
+
 @pytest.mark.nano
 def test_nano_is_written_in_less_than_half_of_the_passes(nano):
     expected, plain, _ = write(nano, encoded(nano, 1), window=1)

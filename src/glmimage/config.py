@@ -46,8 +46,10 @@ class Settings(BaseSettings):
     )
     fast: str = Field(
         "",
-        description="switches that compute the same but for rounding and take time to warm up: "
-        "compile (the decoder, and the prior with graphs), graphs (the prior, on CUDA)",
+        description="switches that compute the same but for rounding, some after a warm-up: "
+        "compile (the decoder, and the prior with graphs), graphs (the prior, on CUDA), "
+        "guesses (of the prior's next tokens, several read in a pass; a CPU does so by itself "
+        "with a small model)",
     )
     lora_dir: Path | None = Field(
         None, description="adapters that requests may name: a folder of each, see docs/training.md"

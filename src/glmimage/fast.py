@@ -1,4 +1,4 @@
-"""Exact switches that take time to warm up, or have to be asked for: compile, graphs."""
+"""Exact switches that have to be asked for: compile, graphs, guesses."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from .errors import InvalidSettings
 FAST = {
     "compile": "compile the decoder's layers, a few times in all, and what graphs run",
     "graphs": "run a decode step of the prior as one CUDA graph",
+    "guesses": "guess the prior's next tokens and read several in one pass, while that gains",
 }
 
 
 def parse_fast(text: str) -> frozenset[str]:
-    """Read `compile,graphs`; raise InvalidSettings."""
+    """Read `compile,graphs,guesses`; raise InvalidSettings."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in FAST:

@@ -1,8 +1,8 @@
-"""One decode step of the prior as a CUDA graph: the host launches one graph instead of each kernel.
+"""A decode step of the prior as a CUDA graph: the host launches one graph instead of each kernel.
 
 What changes between steps (tokens, positions, slots, lengths) is copied into fixed tensors before
 the graph is replayed. Rows and reach are rounded up, so that few graphs serve all steps; what is
-beyond a row's length is masked. Elsewhere than on CUDA the same step runs kernel by kernel.
+beyond a position is masked. Elsewhere than on CUDA the same step runs kernel by kernel.
 """
 
 from __future__ import annotations
@@ -25,49 +25,58 @@ class _Step:
     """Fixed tensors of one step; they stay where a graph knows them.
 
     Rows beyond the real ones repeat row 0: they write the same values to the same place.
-    in_place: the rows are the cache's first slots, in order, and are read where they lie.
+    count: positions of a row, one after the other. in_place: the rows are the cache's first slots,
+    in order, and are read where they lie.
     """
 
-    def __init__(self, cache: KVCache, rows: int, reach: int, in_place: bool) -> None:
+    def __init__(
+        self, cache: KVCache, groups: int, rows: int, count: int, reach: int, in_place: bool
+    ) -> None:
         device = cache.buffer.device
         self.cache, self.reach, self.in_place = cache, reach, in_place
-        self.tokens = torch.zeros(rows, dtype=torch.long, device=device)
-        self.positions = torch.zeros(rows, 3, 1, dtype=torch.long, device=device)
+        self.tokens = torch.zeros(rows, count, dtype=torch.long, device=device)
+        self.positions = torch.zeros(rows, 3, count, dtype=torch.long, device=device)
         self.slots = torch.zeros(rows, dtype=torch.long, device=device)
         self.starts = torch.zeros(rows, dtype=torch.long, device=device)
         self._keys = torch.arange(reach, device=device)
+        self._offsets = torch.arange(count, device=device)
         # added to the scores: of a bool mask each layer would make these numbers anew
-        self.mask = torch.zeros(rows, 1, 1, reach, dtype=cache.buffer.dtype, device=device)
+        queries = 1 if count == 1 else groups * count  # one position looks as far in every head
+        self.mask = torch.zeros(rows, 1, queries, reach, dtype=cache.buffer.dtype, device=device)
 
     def attend(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
-        """Store kv (B, 1, 2 * kv_heads, d), let q (B, 1, heads, d) look; (B, 1, heads * d)."""
+        """Store kv (B, S, 2 * kv_heads, d), let q (B, S, heads, d) look; (B, S, heads * d)."""
         store, heads = self.cache.buffer[layer], self.cache.num_kv_heads
-        store.index_put_((self.slots, self.starts), kv[:, 0])
-        seen = store[: len(self.slots), : self.reach]
+        rows, count = q.shape[:2]
+        store.index_put_((self.slots[:, None], self.starts[:, None] + self._offsets), kv)
+        seen = store[:rows, : self.reach]
         if not self.in_place:
             seen = store[:, : self.reach].index_select(0, self.slots)
-        seen = seen.transpose(1, 2)
-        grouped = q.view(q.shape[0], heads, -1, q.shape[-1])
+        keys, values = seen.transpose(1, 2).split(heads, dim=1)
+        # the heads that share keys become more queries of one head: nothing is repeated
+        grouped = q.unflatten(2, (heads, -1)).permute(0, 2, 3, 1, 4)
         out = F.scaled_dot_product_attention(
-            grouped, seen[:, :heads], seen[:, heads:], attn_mask=self.mask
+            grouped.flatten(2, 3), keys, values, attn_mask=self.mask
         )
-        return out.reshape(q.shape[0], 1, -1)
+        return out.unflatten(2, (-1, count)).permute(0, 3, 1, 2, 4).flatten(2)
 
     def run(self, prior: PriorModel, project: Any, complete: Any) -> Tensor:
-        """Return the logits (B, V), float32, after the tokens.
+        """Return the logits (B * S, V), float32, after the tokens.
 
         project, complete: what a PriorLayer does before and behind its attention, or that compiled.
         """
         heads = prior.config.num_heads
         self.mask.zero_()
-        self.mask.masked_fill_((self._keys > self.starts[:, None])[:, None, None], -torch.inf)
-        x = prior.embed(self.tokens)[:, None]
+        hidden = self._keys > (self.starts[:, None] + self._offsets)[..., None]  # (B, S, reach)
+        groups = self.mask.shape[2] // hidden.shape[1]
+        self.mask.masked_fill_(hidden.repeat(1, groups, 1)[:, None], -torch.inf)
+        x = prior.embed(self.tokens)
         tables = prior._rotary.tables(self.positions, x.dtype)
         for index, layer in enumerate(prior.layers):
             assert isinstance(layer, PriorLayer)
             qkv = project(layer, x, prior._rotary, *tables)
             x = complete(layer, x, self.attend(index, qkv[:, :, :heads], qkv[:, :, heads:]))
-        return prior.logits(prior.norm(x)[:, 0])
+        return prior.logits(prior.norm(x).flatten(0, 1))
 
 
 class GraphedPrior:
@@ -86,27 +95,29 @@ class GraphedPrior:
             )
             self._parts = project, complete
         self._cache: KVCache | None = None
-        self._steps: dict[tuple[int, int, bool], tuple[_Step, Any, Tensor]] = {}
+        self._steps: dict[tuple[int, int, int, bool], tuple[_Step, Any, Tensor]] = {}
 
     def logits(
         self, tokens: Tensor, positions: Tensor, cache: KVCache, slots: Sequence[int]
     ) -> Tensor:
-        """Return the logits (B, V), float32, after one more token of each row.
+        """Return the logits (B * S, V), float32, after each of S more tokens of each row.
 
-        tokens (B,) and positions (B, 3) continue `slots`, whose lengths are left to the caller.
+        tokens (B, S) and positions (B, 3, S) continue `slots`, whose lengths are left to the
+        caller.
         """
-        starts = [cache.lengths[slot] for slot in slots]
-        if max(starts) >= cache.max_length:
+        starts, count = [cache.lengths[slot] for slot in slots], tokens.shape[1]
+        config = self.prior.config
+        if max(starts) + count > cache.max_length:
             raise ValueError(
-                f"{max(starts)} + 1 positions do not fit a cache of {cache.max_length}"
+                f"{max(starts)} + {count} positions do not fit a cache of {cache.max_length}"
             )
         if cache is not self._cache or len(self._steps) >= MAX_GRAPHS:
             self._cache, self._steps = cache, {}
         rows = 1 << (len(slots) - 1).bit_length()
-        reach = min(-(-(max(starts) + 1) // REACH_STEP) * REACH_STEP, cache.max_length)
-        key = rows, reach, list(slots) == list(range(rows))
+        reach = min(-(-(max(starts) + count) // REACH_STEP) * REACH_STEP, cache.max_length)
+        key = rows, count, reach, list(slots) == list(range(rows))
         if key not in self._steps:
-            step = _Step(cache, *key)
+            step = _Step(cache, config.num_heads // config.num_kv_heads, *key)
             self._fill(step, tokens, positions, slots, starts)
             self._steps[key] = step, *self._capture(step)
         step, graph, out = self._steps[key]
@@ -115,7 +126,7 @@ class GraphedPrior:
             out = step.run(self.prior, *self._parts)
         else:
             graph.replay()
-        return out[: len(slots)]
+        return out[: len(slots) * count]
 
     def _fill(
         self,
@@ -128,7 +139,7 @@ class GraphedPrior:
         rows = len(step.tokens)
         missing = rows - len(slots)
         step.tokens.copy_(pad_rows(tokens, missing))
-        step.positions[..., 0].copy_(pad_rows(positions, missing))
+        step.positions.copy_(pad_rows(positions, missing))
         padded = [[*values, *[values[0]] * missing] for values in (slots, starts)]
         where = on_device(padded, step.tokens.device)
         step.slots.copy_(where[0])

@@ -120,6 +120,9 @@ class MemoryPlan:
             return "layered"
         return "resident" if self.resident else "staged"
 
+    def __str__(self) -> str:
+        return f"{self.mode}: {self.why}"
+
 
 def plan_memory(needs: Needs, free_bytes: int, mode: str = "auto") -> MemoryPlan:
     """Choose the mode that fits: resident when everything does; raise OutOfMemory when none does.

@@ -13,6 +13,7 @@ read nor written, so that a picture depends on its request and its seed alone.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -50,6 +51,8 @@ from .types import (
 
 PRIOR_STRIDE = 32
 """px a prior token."""
+MIN_TILE = 512
+"""px: of the published VAE half a GiB, for which there is always room (`memory.RESERVE_BYTES`)."""
 PREVIEW_TOKENS = 8
 """Tokens on a preview's longer side that stay apart when its latents are averaged."""
 
@@ -288,7 +291,8 @@ class Pipeline:
 
         device, dtype: None has them chosen. memory: "resident", "staged" (only one of the two
         stages is in memory at a time), "layered" (their layers are read as they run) or "auto";
-        the pictures are the same. lossy: what may be traded for speed or memory, see `Lossy`.
+        the pictures are the same, but for one too large for the VAE to decode at once, which is
+        blended from tiles. lossy: what may be traded for speed or memory, see `Lossy`.
         fast: "compile", "graphs" or both.
         Raises ModelError, InvalidSettings or OutOfMemory.
         """
@@ -352,7 +356,13 @@ def _decoder_ids(picture: Picture) -> Tensor:
 
 
 def _tile(stage: DecodeStage, num_pixels: int) -> None:
-    stage.vae.autoencoder.use_tiling = num_pixels > stage.vae_pixels
+    """Have a larger picture than fits taken in tiles, each as large as fits."""
+    autoencoder = stage.vae.autoencoder
+    autoencoder.use_tiling = num_pixels > stage.vae_pixels
+    # its own tiles are of the checkpoint's sample_size: 1024 px, whatever there is room for
+    side = max(MIN_TILE, math.isqrt(stage.vae_pixels) // PRIOR_STRIDE * PRIOR_STRIDE)
+    autoencoder.tile_sample_min_size = side
+    autoencoder.tile_latent_min_size = side // stage.vae.scale_factor
 
 
 def _glyph_embeds(stage: DecodeStage, prompt: str, batch: int) -> Tensor:

@@ -15,7 +15,7 @@ class Progress:
     """Show one bar for loading and two for each picture: prior tokens, denoise steps."""
 
     def __init__(self, num_images: int, *, visible: bool) -> None:
-        console = Console(stderr=True)
+        self._visible, console = visible, Console(stderr=True)
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -39,6 +39,11 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         self._bars.stop()
+
+    def say(self, line: str) -> None:
+        """Write one line above the bars, where nobody watches too."""
+        if self._visible:
+            self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def load(self, component: str, done_bytes: int, total_bytes: int) -> None:
         """Show how much of a component is loaded, in MB."""

@@ -67,6 +67,7 @@ class PriorStage:
 
     packed: the prior once more, for the token loop on a CPU; None where it would gain nothing.
     graphs: a decode step is one CUDA graph. compiled: of layers that were compiled for it.
+    guesses: several tokens are read in a pass though the prior is not packed.
     """
 
     prompt: PromptEncoder
@@ -78,6 +79,7 @@ class PriorStage:
     packed: PackedPrior | None = None
     graphs: bool = False
     compiled: bool = False
+    guesses: bool = False
     _adapted: _Adapted[PriorStage] = field(default_factory=_Adapted, repr=False)
 
     def adapted(self, loras: Sequence[Lora]) -> PriorStage:
@@ -221,6 +223,7 @@ class Stages:
             packed=pack(prior, self.dtypes.products) if small and can_pack(prior) else None,
             graphs="graphs" in self.fast and whole and self.device.type == "cuda",
             compiled="compile" in self.fast,
+            guesses="guesses" in self.fast,
         )
 
     def _load_decode(self) -> DecodeStage:
@@ -230,7 +233,8 @@ class Stages:
             # convolutions are 1.4 times as fast with the channels side by side (measured: CPU)
             vae.autoencoder.to(memory_format=torch.channels_last)
         dit = checkpoint.load_dit(*where, self.plan.decode_layers, self.lossy.weights)
-        compiles = "compile" in self.fast and self.plan.decode_layers is None
+        streams = self.plan.decode_layers is not None
+        compiles = "compile" in self.fast and not streams
         if compiles:
             compile_layers(dit)
         return DecodeStage(
@@ -241,8 +245,9 @@ class Stages:
             vae_pixels=self.plan.vae_pixels,
             device=self.device,
             lossy=self.lossy,
-            # compiled layers have the number of threads written into them
-            side_by_side=self.device.type == "cpu" and not compiles,
+            # compiled layers have the number of threads written into them, and streamed ones hold
+            # their weights for one pass at a time
+            side_by_side=self.device.type == "cpu" and not compiles and not streams,
         )
 
 

@@ -1,12 +1,13 @@
 """The loop that writes prior tokens for many pictures at once.
 
-Where the prior is packed for a CPU, a pass reads a window of tokens for each row instead of one:
-the newest token and guesses at those that follow. Every position draws from what the model says
-after the guesses before it, with the random number that belongs to the position; as long as guesses
-turn out to be what is drawn, the draws are the tokens that one-by-one writing gives, and behind the
-first wrong guess they are the next pass's guesses (Jacobi decoding). The random number of a
-position never changes, so guesses settle, and the tokens are the same in either way of writing; but
-for draws within rounding of a boundary where the prior's products are in bfloat16.
+Where the prior is packed for a CPU, or guesses are asked for, a pass reads a window of tokens for
+each row instead of one: the newest token and guesses at those that follow. Every position draws
+from what the model says after the guesses before it, with the random number that belongs to the
+position; as long as guesses turn out to be what is drawn, the draws are the tokens that one-by-one
+writing gives, and behind the first wrong guess they are the next pass's guesses (Jacobi decoding).
+The random number of a position never changes, so guesses settle, and the tokens are the same in
+either way of writing; but for draws within rounding of a boundary, where a row's sums depend on how
+many are read with it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from .memory import CPU_SMALL_VALUES, synchronize
 from .model.layers import on_device
 from .model.prior import KVCache
 from .model.sampling import RandomStream, sample
-from .packed_prior import PackedPrior
 from .picture import Picture, share_time
 from .prompt import PriorInputs
 from .stages import PriorStage
@@ -47,6 +47,12 @@ A pass reads as many as the grid has columns, to the cell below the newest: one 
 """
 MIN_WINDOW, LEAST_PACE = 4, 1.5
 """The tokens of a row in one pass, while it gains no more than LEAST_PACE of them."""
+POSITIONS, LONGEST_AHEAD = 32, 16
+"""The tokens of all rows in one pass, and those of a row, where the prior is not packed.
+
+There a pass costs the reading of the weights, and so many positions little more (eight 1.16 times
+of one, measured on an H200; of more it is not known).
+"""
 PACE_MEMORY = 0.1
 """Weight of the newest pass in the running number of tokens a row gains in a pass."""
 PROGRESS_STEP = 16
@@ -202,36 +208,43 @@ class TokenLoop:
 
     def _write(self, rows: Sequence[_Row]) -> None:
         """Write for rows that read the same network."""
-        if rows[0].stage.packed is None:
-            self._write_tokens(rows)
+        if rows[0].stage.packed is not None:
+            self._write_windows(rows, [row.window(self._window) for row in rows])
+            return
+        # rows that are neighbours in the cache are read where they lie
+        rows, ahead = sorted(rows, key=lambda row: row.slot), self._ahead(rows)
+        if ahead > 1:
+            self._write_windows(rows, [ahead] * len(rows))
         else:
-            self._write_windows(rows[0].stage.packed, rows)
+            self._write_tokens(rows)
+
+    def _ahead(self, rows: Sequence[_Row]) -> int:
+        """Return how many tokens to read of each row where the prior is not packed.
+
+        More than one while they gain: all rows in the mean, as a pass costs the same for all.
+        """
+        if not rows[0].stage.guesses:
+            return 1
+        for row in rows:
+            if row.num_tokens == row.inputs.num_small:  # another grid, another chance
+                row.pace = 2 * LEAST_PACE
+        if sum(row.pace for row in rows) <= LEAST_PACE * len(rows):
+            return 1
+        left = min(row.inputs.num_tokens - row.num_tokens for row in rows)
+        count = min(self._window, LONGEST_AHEAD, POSITIONS // len(rows))
+        return count if 1 < count <= left else 1  # few numbers, so few graphs
 
     def _write_tokens(self, rows: Sequence[_Row]) -> None:
-        """Write one token for each row."""
-        assert self._cache is not None
-        prior = rows[0].stage.prior
-        # rows that are neighbours in the cache are read where they lie
-        rows = sorted(rows, key=lambda row: row.slot)
+        """Write one token for each row, and wait for nothing."""
         slots, last = [row.slot for row in rows], [row.num_tokens - 1 for row in rows]
-        for row in rows:
-            self._cache.lengths[row.slot] = row.num_cached
         where = on_device([slots, last], self.device)
         tokens, at = self._tokens[where[0], where[1]], self._positions[where[0], :, where[1]]
-        if self._graphed is not None and rows[0].stage is self._stage:
-            self._draw(rows, self._graphed.logits(tokens, at, self._cache, slots))
-            return
-        # (B, 1, D) at (B, 3, 1)
-        hidden = prior(self.prior.embed(tokens)[:, None], at[..., None], self._cache, slots)
-        self._draw(rows, prior.logits(hidden[:, -1]))
+        self._draw(rows, self._read(rows, [1] * len(rows), tokens, at))
 
-    def _write_windows(self, packed: PackedPrior, rows: Sequence[_Row]) -> None:
+    def _write_windows(self, rows: Sequence[_Row], counts: Sequence[int]) -> None:
         """Write the tokens of each row up to its first wrong guess, and that one right."""
-        assert self._cache is not None
-        counts = [row.window(self._window) for row in rows]
         tokens, positions = [], []
         for row, count in zip(rows, counts, strict=True):
-            self._cache.lengths[row.slot] = row.num_cached
             first, written = row.num_tokens - 1, self._tokens[row.slot]
             stop = first + count
             # what nobody has guessed yet is probably like its neighbour
@@ -240,14 +253,9 @@ class TokenLoop:
             tokens.append(written[first:stop])
             positions.append(self._positions[row.slot, :, first:stop])
         read = torch.cat(tokens)
-        logits = packed.logits(
-            self.prior.embed(read),
-            torch.cat(positions, dim=1).t(),
-            self._cache,
-            [row.slot for row in rows],
-            counts,
+        drawn = self._sample(
+            rows, counts, self._read(rows, counts, read, torch.cat(positions, dim=1).t())
         )
-        drawn = self._sample(rows, counts, logits)
         right = (read[1:] == drawn[:-1]).tolist()
         end = 0
         for row, count in zip(rows, counts, strict=True):
@@ -259,6 +267,27 @@ class TokenLoop:
             row.num_known = max(row.num_known, row.num_tokens + count)
             row.num_tokens += gained
             row.pace += PACE_MEMORY * (gained - row.pace)
+
+    def _read(
+        self, rows: Sequence[_Row], counts: Sequence[int], tokens: Tensor, positions: Tensor
+    ) -> Tensor:
+        """Return the logits (R, V) after R = sum(counts) tokens (R,) at positions (R, 3).
+
+        `counts[i]` of them continue row i; where the prior is not packed all rows have as many.
+        """
+        assert self._cache is not None
+        stage, slots = rows[0].stage, [row.slot for row in rows]
+        for row in rows:
+            self._cache.lengths[row.slot] = row.num_cached
+        if stage.packed is not None:
+            embeds = self.prior.embed(tokens)
+            return stage.packed.logits(embeds, positions, self._cache, slots, counts)
+        ids = tokens.view(len(rows), -1)
+        at = positions.view(*ids.shape, 3).transpose(1, 2)  # (B, 3, S)
+        if self._graphed is not None and stage is self._stage:
+            return self._graphed.logits(ids, at, self._cache, slots)
+        hidden = stage.prior(self.prior.embed(ids), at, self._cache, slots)
+        return stage.prior.logits(hidden.flatten(0, 1))
 
     def _row(self, picture: Picture) -> _Row:
         request = picture.request

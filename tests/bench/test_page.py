@@ -7,8 +7,9 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "bench"))
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
-from infer import command_line, compare, growth
+from infer import compare, growth
 from performance import performance_page, readme_table
+from record import command_line
 
 CARD = {
     "model": "big", "device": "a GPU", "date": "2026-01-02", "system": "Linux", "threads": 2,
@@ -93,3 +94,14 @@ def test_lossy_switches_are_compared_with_the_exact_mode_and_not_with_diffusers(
     assert "| picture | | switched | exact | ratio | difference, 95 % |" in page
     assert "| 20 steps | word accuracy | 0.900 | 0.950 | 0.95 | -0.050 (-0.100 to +0.000) |" in page
     assert readme_table([lossy, result]) == readme_table([result])
+
+
+def test_ways_of_our_own_are_compared_with_what_the_card_says(result):
+    result["card"]["against"] = "none of the switches"
+    for row in result["rows"]:
+        row |= {"upstream": 2 * row["ours"], "ratio": 2.0}
+    page = performance_page("", [result])
+    assert "ours on both sides" in page
+    assert "Ways of our own, beside none of the switches." in page
+    assert "| picture | | switched | none of the switches | ratio |  |" in page
+    assert "diffusers" not in page.split("## big")[1]

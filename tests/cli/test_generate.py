@@ -207,6 +207,33 @@ def test_a_picture_its_seed_and_its_times(folder, capsys, tiny_dir):
     assert [path.name for path in folder.iterdir()] == ["a.png"]
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "memory mode resident: both stages (0.0 GiB of weights) fit at once; "),
+        (["--memory", "staged"], "memory mode staged: one stage at a time, as asked for; "),
+        (["--memory", "layered"], " of the decoder are read anew at every pass, as asked for; "),
+        (["--quiet"], None),
+        (["--json"], None),
+    ],
+)
+def test_the_memory_mode_and_why_are_one_line_on_stderr(folder, capsys, tiny_dir, options, said):
+    arguments = ["generate", "a", *FAST, "--model", str(tiny_dir), "-o", "a.png", *options]
+    assert run(arguments) == 0
+    out, err = capsys.readouterr()
+    if said is not None:
+        (line,) = err.splitlines()
+        assert line.startswith("memory mode ")
+        assert said in line
+        assert line.endswith(" GiB are free")
+    else:
+        assert err == ""
+    if "--json" in options:
+        memory = json.loads(out)["memory"]
+        assert memory["mode"] == "resident"
+        assert memory["why"].startswith("both stages (")
+
+
 def test_several_pictures_as_json(folder, capsys, tiny_dir):
     arguments = ["generate", "a", *FAST, "--num-images", "2", "--seed", "7", "--json"]
     assert run([*arguments, "--model", str(tiny_dir), "--format", "jpeg"]) == 0

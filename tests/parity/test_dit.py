@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from glmimage.loading.checkpoint import Checkpoint
-from glmimage.model.dit import DiT
+from glmimage.model.dit import DiT, _modulate_stream, _rotary_table
 from glmimage.model.reference_cache import ReferenceCache
 
 SIZE = (512, 768)  # not square: a swap of rows and columns shows
@@ -129,6 +129,77 @@ def test_velocity_with_references_equals_the_reference(dit, reference, num_refer
     expected = diffusers_velocity(reference, inputs, diffusers_cache(reference, *sources))
     assert difference(velocity, expected) < 1e-4
     assert difference(velocity, dit(**inputs)) > 0.01
+
+
+def velocity_beside(dit, inputs, latents, prior_token_ids, sizes):
+    """Run the references through each layer beside the picture, with nothing kept of them."""
+    inputs = {**inputs}
+    grid = inputs.pop("latents")
+    names = ("timestep", "target_size", "crop_coords")
+    timestep, *sizes_of_picture = (inputs.pop(name) for name in names)
+    context = dit.prepare(**inputs)
+    (times,) = dit.prepare_times(timestep[None], *sizes_of_picture)
+    zero, rows = torch.zeros(1, 2), []
+    for latent, ids, size in zip(latents, prior_token_ids, sizes, strict=True):
+        (at_zero,) = dit.prepare_times(zero[:, :1], torch.tensor([size]).float(), zero)
+        x = dit._patches(latent[None]) + dit._prior(ids[None], torch.tensor([False]))
+        rows.append((x, at_zero, latent[None]))
+    num_text = context.text.shape[1]
+    x = torch.cat([context.text, dit._patches(grid) + context.prior], dim=1)
+    for index, block in enumerate(dit.blocks):
+        pairs = []
+        for number, (one, at_zero, latent) in enumerate(rows):
+            rotary = dit._rotary_tables(latent, 0)
+            one, pair = block(one, 0, at_zero.blocks[index], rotary, None, None)
+            rows[number] = one, at_zero, latent
+            pairs.append(pair)
+        past = tuple(torch.cat(side, dim=2) for side in zip(*pairs, strict=True))
+        rotary = dit._rotary_tables(grid, num_text)
+        x, _ = block(x, num_text, times.blocks[index], rotary, context.mask, past)
+    scale, shift = times.final.chunk(2, dim=1)
+    return dit._unpatch(dit.patch_out(_modulate_stream(x[:, num_text:], shift, scale)), grid)
+
+
+def test_kept_keys_and_values_equal_references_computed_at_every_step(dit):
+    """At any time and of any text, since they see neither."""
+    sources = random_references(60, REFERENCE_SIZES[:2])
+    cache = dit.encode_references(*sources)
+    for timestep, num_glyphs in ((999.0, 3), (420.0, 9), (7.0, 1)):
+        inputs = random_inputs(14, num_glyphs, (512, 544)) | {"timestep": torch.tensor([timestep])}
+        kept = dit(**inputs, reference_cache=cache)
+        assert difference(kept, velocity_beside(dit, inputs, *sources)) < 1e-5
+        assert difference(kept, dit(**inputs)) > 0.01
+
+
+def test_kept_rotary_tables_equal_new_ones(dit):
+    """Of sizes with as many patches, with and without text, and of more sizes than are kept."""
+    alike = [(512, 1024), (1024, 512), (2048, 256)]
+    many = [(512 + 32 * number, 512) for number in range(70)]
+    head_dim = dit.config.attention_head_dim
+    for number, (height, width) in enumerate([*alike, *alike, *many, *alike]):
+        latents, num_text = torch.empty(1, 16, height // 8, width // 8), 3 * (number % 2)
+        cos, sin = dit._rotary_tables(latents, num_text)
+        expected = _rotary_table(height // 16, width // 16, latents.device, head_dim, dit.dtype)
+        assert torch.equal(cos[num_text:], expected[0])
+        assert torch.equal(sin[num_text:], expected[1])
+        assert torch.equal(cos[:num_text], torch.ones(num_text, 1, head_dim))
+        assert not sin[:num_text].any()
+    assert len(dit._rotary) <= 64
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_modulation_of_all_steps_at_once_equals_each_step_s_own(dit, rows):
+    timesteps = torch.linspace(999.0, 0.0, 30)[:, None].repeat(1, rows)
+    target_size = torch.tensor([[512.0, 768.0], [1024.0, 1536.0]])[:rows]
+    crop_coords = torch.tensor([[0.0, 0.0], [16.0, 32.0]])[:rows]
+    at_once = dit.prepare_times(timesteps, target_size, crop_coords)
+    assert len(at_once) == 30
+    for times, timestep in zip(at_once, timesteps, strict=True):
+        condition = dit._condition(timestep, target_size, crop_coords)
+        for block, modulation in zip(dit.blocks, times.blocks, strict=True):
+            assert difference(modulation.flatten(1), block.modulation(condition)) < 1e-5
+        assert difference(times.final, dit.final_modulation(condition)) < 1e-5
+    assert difference(at_once[0].final, at_once[15].final) > 1e-3
 
 
 def test_order_and_each_of_the_references_matter(dit):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from glmimage.loading.checkpoint import Checkpoint
+from glmimage.model.glyph import KEPT_ENCODINGS
 from glmimage.prompt import get_glyph_texts
 
 PROMPTS = {
@@ -31,6 +32,23 @@ def test_embeddings_are_identical(glyph, reference, prompt):
     embeds = glyph.encode(get_glyph_texts(prompt))
     assert embeds.shape[1] == 32
     assert torch.equal(embeds, expected)
+
+
+def test_what_is_kept_is_what_would_be_encoded_anew(glyph, reference, monkeypatch):
+    """In any order of asking, with more prompts than are kept, and of texts that look alike."""
+    encoded = []
+    encode = glyph._encode
+    monkeypatch.setattr(glyph, "_encode", lambda texts: encoded.append(texts) or encode(texts))
+    alike = ["Say 'A' and 'B'", "Say 'B' and 'A'", "Say 'AB'", "Say 'A'"]
+    prompts = alike + [f"Say '{number}'" for number in range(KEPT_ENCODINGS)]
+    for prompt in [*alike, *alike, *prompts, *alike]:
+        with torch.no_grad():
+            expected = reference._get_glyph_embeds(prompt)[0]
+        assert torch.equal(glyph.encode(get_glyph_texts(prompt)), expected), prompt
+        glyph.encode([])  # as every guided picture does, so that it is never the oldest
+    counts = [encoded.count(tuple(get_glyph_texts(prompt))) for prompt in prompts]
+    assert counts == [2] * len(alike) + [1] * KEPT_ENCODINGS
+    assert encoded.count(()) == 1
 
 
 def test_a_pad_token_leads_every_text_when_their_number_is_even(glyph):

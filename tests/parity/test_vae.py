@@ -83,6 +83,21 @@ def test_decode_equals_the_reference_to_the_last_bit(vae, reference, scale):
     assert 0 < (expected == 255).mean() < 0.9  # both rounding and clamping are seen
 
 
+def test_tiles_equal_the_reference_s_to_the_last_bit(vae, reference, monkeypatch):
+    latents = torch.randn(16, 36, 44, generator=torch.Generator().manual_seed(2))
+    whole = vae.decode(latents)
+    for autoencoder in (vae.autoencoder, reference.vae):
+        for name, value in {
+            "use_tiling": True,
+            "tile_sample_min_size": 256,
+            "tile_latent_min_size": 32,
+        }.items():
+            monkeypatch.setattr(autoencoder, name, value)
+    tiled = vae.decode(latents)
+    assert np.array_equal(tiled.numpy(), diffusers_decode(reference, latents))
+    assert not torch.equal(tiled, whole)
+
+
 def test_sizes_are_the_autoencoder_s(vae):
     assert vae.scale_factor == 8
     assert vae.latent_channels == 16

@@ -98,7 +98,8 @@ def evaluate_text(
         made_with |= {"lossy": settings.lossy} if settings.lossy else {}
         placing = {"device": settings.device, "dtype": settings.dtype}
         placing |= {"memory": settings.memory, "lossy": settings.lossy}
-        paint = lambda: _load(folder, placing, options)  # noqa: E731
+        shown = not (quiet or as_json)
+        paint = lambda: _load(folder, placing, options, visible=shown)  # noqa: E731
     name = prompts.stem + (f"-{size}" if size else "")
     path = out / f"{name}.jsonl"
     reader = Reader()
@@ -115,7 +116,9 @@ def evaluate_text(
         typer.echo(path.with_suffix(".md").read_text(encoding="utf-8"), nl=False)
 
 
-def _load(folder: Path, placing: dict[str, str], options: dict[str, Any]) -> Paints:
+def _load(
+    folder: Path, placing: dict[str, str], options: dict[str, Any], *, visible: bool
+) -> Paints:
     """Load the model; return what paints a row."""
     sleep_where_others_work()
     from ..pipeline import Pipeline
@@ -128,6 +131,8 @@ def _load(folder: Path, placing: dict[str, str], options: dict[str, Any]) -> Pai
         memory=placing["memory"],
         lossy=placing["lossy"],
     )
+    if visible:
+        typer.echo(f"memory mode {pipeline.stages.plan}", err=True)
 
     def paint(row: Row, sources: Sequence[Image.Image]) -> Image.Image:
         request = GenerationRequest(

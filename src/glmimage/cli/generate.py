@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from ..config import Settings
     from ..evaluation.text_check import TextCheck
+    from ..memory import MemoryPlan
 
 Prompt = Annotated[
     str, typer.Argument(metavar="PROMPT", help="What to paint; words to be written, in quotes.")
@@ -158,7 +159,7 @@ def generate(
     # an incompressible PNG is a little larger than its pixels
     needed_bytes = num_images * width * height * 3 * 21 // 20
     with PictureFiles(paths, chosen_format, needed_bytes) as files:
-        pictures, timings = _paint(settings, request, visible=not (quiet or as_json))
+        pictures, timings, plan = _paint(settings, request, visible=not (quiet or as_json))
         checks: list[TextCheck] = []
         if reader is not None:
             pictures, checks = choose(pictures, prompt, reader, num_images)
@@ -168,6 +169,7 @@ def generate(
     seeds = [picture.seed for picture in pictures]
     if as_json:
         document = _describe(settings, request, paths, seeds, timings)
+        document["memory"] = {"mode": plan.mode, "why": plan.why}
         if checks:
             document["text_check"] = [check.as_document() for check in checks]
         typer.echo(json.dumps(document, ensure_ascii=False))
@@ -221,8 +223,8 @@ def _open_references(files: Sequence[Path]) -> tuple[Image.Image, ...]:
 
 def _paint(
     settings: Settings, request: GenerationRequest, *, visible: bool
-) -> tuple[list[PictureReady], dict[str, float]]:
-    """Run the pipeline; return the pictures and the seconds by stage."""
+) -> tuple[list[PictureReady], dict[str, float], MemoryPlan]:
+    """Run the pipeline; return the pictures, the seconds by stage, and what is in memory when."""
     from ..progress import Progress
 
     pictures: dict[int, PictureReady] = {}
@@ -242,7 +244,8 @@ def _paint(
             fast=settings.fast,
             on_progress=progress.load,
         )
-        timings["load_s"] = perf_counter() - started
+        timings["load_s"], plan = perf_counter() - started, pipeline.stages.plan
+        progress.say(f"memory mode {plan}")
         for event in pipeline.stream(request):
             progress.show(event)
             if isinstance(event, PictureReady):
@@ -250,7 +253,7 @@ def _paint(
                 for name, seconds in event.timings.items():
                     timings[name] = timings.get(name, 0.0) + seconds
     timings["total_s"] = perf_counter() - started
-    return [pictures[index] for index in range(request.num_images)], timings
+    return [pictures[index] for index in range(request.num_images)], timings, plan
 
 
 def _find_model(settings: Settings, *, visible: bool) -> Path:

@@ -31,7 +31,8 @@ Fast = Annotated[
     str | None,
     typer.Option(
         metavar="SWITCHES",
-        help="compile, graphs (CUDA) or both: the same pictures, faster after a warm-up.",
+        help="Of compile, graphs (CUDA) and guesses, those wanted, by commas: the same pictures "
+        "but for rounding, faster after a warm-up.",
     ),
 ]
 DataDir = Annotated[

@@ -176,6 +176,7 @@ def _load(settings: Settings, stages: Sequence[Stage]) -> tuple[Any, str, dict[s
         lossy=settings.lossy,
         fast=settings.fast,
     )
+    log.info("Memory mode %s.", loaded.plan)
     if "prior" in stages or not loaded.plan.resident:
         loaded.prior()
     if "decode" in stages and loaded.plan.resident:
