@@ -8,10 +8,14 @@ from typing import Any
 Case = dict[str, Any]
 MATRIX = {"cpu": 1536, "cuda": 8192}
 COPY_BYTES = {"cpu": 2**27, "cuda": 2**31}
+HOST_BYTES = 2**28
 
 
 def machine_ceiling(device: Any, dtype: Any) -> dict[str, float]:
-    """Measure the best of several large products, and of several copies, on an idle device."""
+    """Measure the best of several large products, and of several copies, on an idle device.
+
+    host_bytes_per_s, of CUDA alone: from page-locked memory of the host to the device.
+    """
     import torch
 
     from glmimage.memory import synchronize
@@ -31,11 +35,16 @@ def machine_ceiling(device: Any, dtype: Any) -> dict[str, float]:
     a = torch.randn(side, side, device=device).to(dtype)
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
-    return {
+    found = {
         "flop_per_s": 2 * side**3 / best(lambda: a @ a),
         # read and written
         "bytes_per_s": 2 * size / best(lambda: target.copy_(source)),
     }
+    if kind == "cuda":
+        host = torch.empty(HOST_BYTES, dtype=torch.uint8, pin_memory=True)
+        there = torch.empty_like(host, device=device)
+        found["host_bytes_per_s"] = HOST_BYTES / best(lambda: there.copy_(host, non_blocking=True))
+    return found
 
 
 def denoise_flop(dit: Any, case: Case) -> float:

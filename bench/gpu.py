@@ -1,29 +1,38 @@
 """Measure the engine at the published model's full size with random weights: no download needed.
 
-    python bench/gpu.py                  one CUDA GPU, under ten minutes; see bench/gpu.sh
-    python bench/gpu.py --profile        and which kernels take the time of tokens and of a step
-    python bench/gpu.py --scale middle   the same code on networks small enough for a CPU
-    python bench/gpu.py --scale tiny     a dry run on any machine
+    python bench/gpu.py                      one CUDA GPU, under ten minutes; see bench/gpu.sh
+    python bench/gpu.py --cases four,large   some of the cases that gpu_cases.py lists
+    python bench/gpu.py --profile            and which kernels take the time of tokens and of a step
+    python bench/gpu.py --scale middle       the same code on networks small enough for a CPU
+    python bench/gpu.py --scale tiny         a dry run on any machine
 
-The cases, in turn: one request of ours; diffusers' GlmImagePipeline of the same size, once ours is
-released; then requests of ours that all wait at once (--requests), as many pictures of them as
---minutes leave time for. Both in bfloat16 on CUDA. --fast names the exact switches of ours, one
-after the other dropped when warming up fails. diffusers' picture is left out, and its columns stay
-empty, when the first of its tokens say that there is no time for it. The result is written after
-every case, so that what is cut off or fails loses no other number; the last line of the output is
-the JSON that is also written to bench/results/, or to --out, where profiles go too.
+The cases come by their importance: one picture of ours; diffusers' GlmImagePipeline of the same
+size, once ours is released; requests of ours that all wait at once; other sizes, an edit, cards
+with less memory, lossy switches. Both sides in bfloat16 on CUDA. --fast names the exact switches of
+ours, one after the other dropped when warming up fails. What a case will take is estimated from
+what was measured before it; what does not fit into --minutes is left out, and of the requests at
+once as many pictures are made as there is time for. Some cases write a part of a prior and take a
+few steps; diffusers does so at the other sizes: the first tokens, which have the least to look at.
+
+In place of a card with 80, 48, 24 or 16 GB this process keeps to so much, in the memory mode that
+is chosen there. With random weights a step cache skips other steps than with trained ones, and no
+lossy switch has an accuracy: docs/lossy.md has those.
+
+The result is written after every case, so that what is cut off or fails loses no other number; a
+case that fails has a row without one. The last line of the output is the JSON that is also written
+to bench/results/, for smaller networks to out/, or to --out, where profiles go too.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,271 +40,303 @@ from typing import Any
 import infer
 import torch
 from ceiling import denoise_flop, machine_ceiling, prior_bytes
-from full_size import few_tokens, our_stages, two_steps, upstream_pipeline, write_checkpoint_folder
-from sides import paint_together
+from full_size import step_seconds, token_seconds, upstream_pipeline, write_checkpoint_folder
+from gpu_cases import DIFFUSERS, FEW_STEPS, SIZES, TOKENS, Case, Pace, list_cases
+from gpu_ours import OurSide, budget_bytes
+from record import ratio
 
 TARGETS = {("ms a prior token", False): "6", ("pictures a second", True): ".08"}
 """What is to be reached at full size, by one request alone (False) or by many at once (True)."""
-AT_ONCE = "requests at once, a picture"
+
+
+class LeftOut(Exception):
+    """This machine has no time, or no use, for a case."""
 
 
 class Bench:
     """Take the cases in turn, each as far as the time allows, and write what is known after each.
 
-    rows: what is measured; a row's `upstream` and `ratio` are None until diffusers has run.
-    theirs: what diffusers took for a picture, by the rows' metrics.
+    rows: what is measured, beside what diffusers has to do to be compared with. theirs: what that
+    took diffusers, by the rows' metrics. started_s: time.monotonic() from which --minutes count.
     """
 
-    def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
-        self.options, self.device = options, device
-        self.dtype = torch.float32
-        if device.type == "cuda" or options.scale == "middle":
-            self.dtype = torch.bfloat16
-        self.until = STARTED_S + 60 * options.minutes
-        self.size, self.steps = (1024, options.steps) if options.scale == "full" else (512, 3)
-        self.case = {"width": self.size, "height": self.size, "steps": self.steps}
-        self.case |= {"guidance": 1.5, "seed": 0, "references": 0, "upstream": 1}
-        self.num_tokens = (self.size // 32) ** 2 + 256
-        self.rows: list[dict[str, Any]] = []
-        self.alone: dict[str, float] = {}
-        self.theirs: dict[str, float] = {}
-        self.card: dict[str, Any] = {}
-        self.engine: Any = None
+    def __init__(
+        self, options: argparse.Namespace, device: torch.device, folder: Path, started_s: float
+    ) -> None:
+        self.options, self.device, self.folder = options, device, folder
         self.on_cuda = device.type == "cuda"
+        bfloat16 = self.on_cuda or options.scale == "middle"
+        self.dtype = torch.bfloat16 if bfloat16 else torch.float32
+        self.until = started_s + 60 * options.minutes
+        steps = options.steps or (50 if options.scale == "full" else 3)
+        self.cases = list_cases(options.scale, steps, options.requests)
+        self.usual = self.cases[0]
+        self.side = OurSide(folder, options.scale, device, self.dtype, self.usual)
+        self.dit = SimpleNamespace(config=self.side.checkpoint.dit_config)
+        self.rows: list[tuple[tuple[int, int] | None, dict[str, Any]]] = []
+        self.theirs: dict[tuple[int, int] | None, dict[str, float]] = {}
+        self.card: dict[str, Any] = {"left_out": [], "failed": {}}
+        self.pace: Pace | None = None
 
-    def run(self, folder: Path) -> None:
-        with told("ceiling"):
-            self.start_card()
-        with told("ours: networks and warm-up"):
-            stages = self.start_ours(folder)
-        with told("ours: one request"):
-            self.alone = self.ours(stages, 1)
-            self.add(self.name(), self.alone, self.work(stages))
-        if self.options.profile:
-            with told("ours: profile"):
-                self.profile(stages)
-        self.engine = stages = None
-        self.release()
-        with told("diffusers"):
-            self.upstream(folder)
-        self.release()
-        with told(f"ours: {self.options.requests} requests at once"):
-            self.together(self.start_ours(folder))
+    def run(self) -> None:
+        cases: dict[str, Case | None] = {self.usual.key: self.usual, DIFFUSERS: None}
+        cases |= {case.key: case for case in self.cases}
+        wanted = list(filter(None, self.options.cases.split(",")))
+        if unknown := sorted(set(wanted) - set(cases)):
+            raise SystemExit(f"There is no case {unknown[0]!r}; known: {', '.join(cases)}.")
+        self.start_card()
+        for key, case in cases.items():
+            if not wanted or key in wanted:
+                self.attempt(case)
+        self.write()
 
     def left_s(self) -> float:
-        return self.until - time.monotonic()
-
-    def name(self) -> str:
-        return f"{self.size}x{self.size}, {self.steps} steps"
+        return max(0.0, self.until - time.monotonic())
 
     def start_card(self) -> None:
         given = SimpleNamespace(model=f"{self.options.scale} size, random weights", device=None)
         given.threads, given.clock, given.guidance = 0, "wall", 1.5
         given.repeats = given.warmup = 1
         name = str(self.dtype).removeprefix("torch.")
-        self.card |= infer.card(given, {"ours": name, "upstream": name})
-        ceiling = machine_ceiling(self.device, self.dtype)
-        self.card["ceiling"] = {key: float(f"{value:.4g}") for key, value in ceiling.items()}
+        self.card = infer.card(given, {"ours": name, "upstream": name}) | self.card
+        with told("ceiling"):
+            ceiling = machine_ceiling(self.device, self.dtype)
+            self.card["ceiling"] = {key: float(f"{value:.4g}") for key, value in ceiling.items()}
         print(self.card, file=sys.stderr, flush=True)
-        self.release()
+        self.side.drop()
 
-    def release(self) -> None:
-        torch._dynamo.reset()
-        gc.collect()
-        if self.on_cuda:
-            torch.cuda.synchronize()
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            print(f"  {torch.cuda.memory_allocated() / 2**30:.1f} GiB held", file=sys.stderr)
+    def attempt(self, case: Case | None) -> None:
+        """Take a case of ours, or diffusers; tell what is left out, and what fails."""
+        name = f"{self.usual.name()}, {DIFFUSERS}" if case is None else self.name(case)
+        failed = False
+        try:
+            with told(name):
+                if case is None:
+                    self.take_upstream()
+                else:
+                    self.check(case)
+                    self.take(case)
+        except LeftOut as reason:
+            print(f"  left out: {name}: {reason}", file=sys.stderr, flush=True)
+            self.card["left_out"].append(f"{name}: {reason}")
+        except Exception as error:
+            self.fail(case, name, error)
+            failed = True
+        if failed or case is None:  # the next case begins from nothing
+            self.side.drop()
+        self.write()
 
-    def start_ours(self, folder: Path) -> Any:
-        """Build both stages and warm them up."""
-        stages = our_stages(folder, self.options.scale, self.device, self.dtype)
-        self.card["plan"] = stages.plan.why or stages.plan.mode
-        self.warm_up(stages)
-        return stages
+    def fail(self, case: Case | None, name: str, error: Exception) -> None:
+        """Write the row of a case that has no number."""
+        traceback.print_exception(error)
+        what = first_line(error)
+        print(f"  failed: {name}: {what}", file=sys.stderr, flush=True)
+        self.card["failed"][name] = what
+        whole = case is None or not case.is_part
+        row = {"case": name, "metric": "end to end" if whole else "ms a denoise step"}
+        self.rows.append((None, row | {"ours": None, "failed": what}))
+        error.__traceback__ = None  # its frames hold the networks
 
-    def warm_up(self, stages: Any) -> None:
-        """Capture the graphs and compile the layers, in a picture of two steps; else go without."""
-        from glmimage.stages import compile_layers
+    def name(self, case: Case) -> str:
+        from glmimage.errors import OutOfMemory
 
-        wanted = [name for name in self.card.get("fast", self.options.fast).split(",") if name]
-        if self.options.scale == "tiny":
-            wanted = []
-        prior, decode = stages.prior(), stages.decode()
-        while True:
-            object.__setattr__(prior, "graphs", "graphs" in wanted and self.on_cuda)
-            object.__setattr__(prior, "compiled", "compile" in wanted)
-            for block in decode.dit.blocks:
-                block._compiled_call_impl = None
-            if "compile" in wanted:
-                compile_layers(decode.dit)
-            self.card["fast"] = ",".join(wanted)
-            try:
-                self.engine = None
-                self.ours(stages, 1, steps=2)
-                if self.on_cuda:  # as many rows as will be written together
-                    ids = [self.engine.add_request(self.request(n)) for n in range(8)]
-                    for _ in range(10):
-                        self.engine.step()
-                    for request_id in ids:
-                        self.engine.abort(request_id)
-                return
-            except Exception:
-                if not wanted:
-                    raise
-                traceback.print_exc()
-                print(f"  without {wanted.pop(0)}", file=sys.stderr, flush=True)
+        try:
+            return case.name(self.side.plan(case).mode if case.memory_gb else "")
+        except OutOfMemory:
+            return case.name("too little")
 
-    def ours(
-        self, stages: Any, requests: int, steps: int = 0, until: float = 0.0
-    ) -> dict[str, float]:
-        """Make pictures that wait at once, seconds a picture; `finished` of them before `until`."""
-        from glmimage.engine.engine import Engine
+    def check(self, case: Case) -> None:
+        """Raise LeftOut where a case does not fit into the time that is left, or the device."""
+        if case.memory_gb and self.on_cuda:
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            if budget_bytes(case) > total:
+                raise LeftOut(f"this device has {total / 1e9:.0f} GB")
+        if not (left_s := self.left_s()):
+            raise LeftOut("the time is over")
+        expected_s = 0.0
+        if self.pace is not None:
+            expected_s = self.pace.expected_s(
+                case, self.dit, streamed=self.side.streamed_bytes(case)
+            )
+            if case.must:
+                expected_s = self.pace.least_s(case, self.dit)
+            if self.side.setup_of(case) != self.side.setup:
+                expected_s += self.pace.starting_s(case)
+        if expected_s > left_s:
+            raise LeftOut(f"it takes some {expected_s:.0f} s of {left_s:.0f} s left")
 
-        if self.engine is None:  # one for all cases, as in a worker: it keeps its graphs
-            self.engine = Engine(stages)
-        given = [self.request(seed, steps) for seed in range(requests)]
-        taken = paint_together(stages, given, self.engine, until)
+    def take(self, case: Case) -> None:
+        """Measure a case of ours, and write its rows."""
+        with self.side.kept_to(case):
+            started_s, built = time.monotonic(), self.side.setup_of(case) != self.side.setup
+            self.side.prepare(case, self.options.fast)
+            self.card.setdefault("plan", self.side.stages.plan.why)
+            self.card.setdefault("fast", self.side.fast)
+            if self.pace is None:
+                self.pace = self.learn()
+            if built:
+                self.pace.start_s[case.is_part] = time.monotonic() - started_s
+            taken = self.side.take(case, self.until)
         print(" ", taken, file=sys.stderr, flush=True)
-        return taken
-
-    def request(self, seed: int, steps: int = 0) -> Any:
-        from glmimage import GenerationRequest
-
-        size, steps = self.size, steps or self.steps
-        return GenerationRequest(infer.PROMPT, size, size, seed=seed, num_inference_steps=steps)
-
-    def together(self, stages: Any) -> None:
-        """Let all requests wait at once; those that are not finished in time are given up."""
-        if self.left_s() < self.least_s():
-            print("  left out: no time for two pictures", file=sys.stderr, flush=True)
-            return
-        waiting = self.options.requests
-        taken = self.ours(stages, waiting, until=self.until)
-        finished = int(taken["finished"])
-        name = f"{self.name()}, {waiting} {AT_ONCE}"
-        if finished < waiting:
+        finished, name = int(taken.get("finished", 1)), self.name(case)
+        if not finished:
+            raise LeftOut("no picture was finished in time")
+        if case.requests > finished and not case.is_part:
             name += f", the first {finished}"
-        self.add(name, taken, {})
+        self.add(name, case, self.values(case, taken))
+        if case == self.usual:  # the mean of all its tokens, not of the first
+            self.pace.token_s = taken["prior_s"] / case.num_tokens
+            if self.options.profile:
+                with self.surviving("profile"):
+                    self.side.profile(self.options.out)
 
-    def least_s(self) -> float:
-        """Return the seconds that two of many pictures take: the priors of all rows come first."""
-        spent = self.alone
-        return 2 * (spent["prior_s"] + spent["denoise_s"] + spent["decode_s"]) if spent else 0.0
+    def learn(self) -> Pace:
+        """Find out how fast this machine is, by a few tokens and steps."""
+        case = replace(self.usual, tokens=TOKENS, steps=min(FEW_STEPS, self.usual.steps))
+        taken = self.side.part(case)
+        ceiling = self.card["ceiling"]
+        host_bytes_per_s = ceiling.get("host_bytes_per_s", ceiling["bytes_per_s"])
+        step_s, decode_s = taken["denoise_s"] / case.steps, taken["decode_s"]
+        return Pace(case, taken["token_s"], step_s, decode_s, host_bytes_per_s)
 
-    def work(self, stages: Any) -> dict[str, tuple[float, str]]:
+    def values(self, case: Case, taken: dict[str, float]) -> dict[str, float]:
+        """Return the metrics of either side, by the seconds a picture."""
+        whole = list(infer.METRICS.items())[:4]
+        if case.is_part:  # of few steps, the seconds of all say nothing
+            whole = [pair for pair in whole if pair[0] == "decode" or not case.tokens]
+        values = {metric: taken[key] for metric, key in whole if key in taken}
+        token_s = taken.get("token_s", taken.get("prior_s", 0.0) / case.num_tokens)
+        if token_s:
+            values["ms a prior token"] = 1e3 * token_s
+        if "pass_s" in taken:  # by the most tokens of one row: LONGEST_AHEAD
+            return {"ms a pass with guesses": 1e3 * taken["pass_s"]}
+        values["ms a denoise step"] = 1e3 * taken["denoise_s"] / case.steps
+        values["peak memory"] = infer.peak_memory(torch, self.device)
+        if "total_s" in taken:
+            values["pictures a second"] = 1 / taken["total_s"]
+        return values
+
+    def work(self, case: Case) -> dict[str, tuple[float, str]]:
         """Count what bounds each stage of one picture, and the unit of its ceiling."""
-        work = {"denoise": (denoise_flop(stages.decode().dit, self.case), "flop_per_s")}
-        if stages.prior().packed is None:  # which would write several tokens a pass
-            work["prior"] = (prior_bytes(stages.prior(), self.num_tokens), "bytes_per_s")
+        plan = self.side.plan(case)
+        if case.switches or plan.mode == "layered":
+            return {}  # skipped, packed or on its way from the host: bound by something else
+        part = bool(case.tokens)
+        flop = denoise_flop(self.dit, case.given)
+        work = {"denoise": (flop, "flop_per_s")}
+        if part:
+            work = {"ms a denoise step": (1e3 * flop / case.steps, "flop_per_s")}
+        if plan.resident and case.requests == 1:
+            stage = self.side.stages.prior()
+            if stage.packed is None:  # which would write several tokens a pass
+                name, passes = ("ms a prior token", 1e3) if part else ("prior", case.num_tokens)
+                work[name] = (prior_bytes(stage, passes), "bytes_per_s")
         return work
 
-    def add(self, name: str, taken: dict[str, float], work: dict[str, tuple[float, str]]) -> None:
-        """Write the rows of a case of ours."""
-        ceiling, at_once = self.card.get("ceiling"), AT_ONCE in name
-        for metric, value in self.values(taken).items():
+    def add(self, name: str, case: Case, values: dict[str, float]) -> None:
+        """Take in the rows of a case of ours."""
+        at_once, work, ceiling = case.requests > 1, self.work(case), self.card["ceiling"]
+        for metric, value in values.items():
             if metric == "pictures a second" and not at_once:
                 continue
             row: dict[str, Any] = {"case": name, "metric": metric, "ours": round(value, 4)}
             target = TARGETS.get((metric, at_once))
-            if target and self.options.scale == "full":
+            if target and case.must and self.options.scale == "full":
                 row["target"] = target
-            if metric in work and ceiling:
+            if metric in work:
                 counted, unit = work[metric]
                 row[unit] = float(f"{counted / value:.4g}")
                 row["share_of_ceiling"] = round(counted / value / ceiling[unit], 3)
-            self.rows.append(row)
-        self.write()
+            if self.side.fast != self.card["fast"] and not case.plain:
+                row["fast"] = self.side.fast
+            self.rows.append((case.like, row))
 
-    def values(self, taken: dict[str, float]) -> dict[str, float]:
-        """Return the metrics of either side, by the seconds a picture."""
-        values = {metric: taken[key] for metric, key in list(infer.METRICS.items())[:4]}
-        values["ms a prior token"] = 1e3 * taken["prior_s"] / self.num_tokens
-        values["peak memory"] = infer.peak_memory(torch, self.device)
-        values["pictures a second"] = 1 / taken["total_s"]
-        return values
-
-    def upstream(self, folder: Path) -> None:
-        """Run diffusers' pipeline once at this size, after a warm-up, if the time allows."""
-        pipe = upstream_pipeline(folder, self.options.scale, self.device, self.dtype)
+    def take_upstream(self) -> None:
+        """Run diffusers' pipeline: one picture, and parts of those that ours is measured at."""
+        if self.left_s() <= (self.pace.starting_s(self.usual) if self.pace else 0.0):
+            raise LeftOut(f"{self.left_s():.0f} s are left, too few to begin")
+        self.side.drop()
+        case, scale = self.usual, self.options.scale
+        pipe = upstream_pipeline(self.folder, scale, self.device, self.dtype)
         side = infer.Upstream.of(pipe, self.device)
-        few_tokens(pipe, self.case, 4)
-        token_s = few_tokens(pipe, self.case, 16) / 16
-        two_steps(pipe, self.case, self.device)
-        step_s = two_steps(pipe, self.case, self.device) / 2
-        expected_s = self.num_tokens * token_s + self.steps * step_s
-        left_s = self.left_s()
-        told_s = f"a token {token_s:.3f} s, a step {step_s:.3f} s, so a picture {expected_s:.0f} s"
-        print(f"  {told_s} of {left_s:.0f} s left", file=sys.stderr, flush=True)
-        if self.options.scale == "full" and expected_s > left_s:
-            raise RuntimeError("There is no time for diffusers' picture.")
-        taken = side.run(self.case)
-        print(" ", taken, file=sys.stderr, flush=True)
-        self.theirs = self.values(taken)
-        self.card["upstream"] = {key: round(value, 4) for key, value in self.theirs.items()}
-        self.write()
+        pace = self.take_few(pipe, case)
+        expected_s = pace.expected_s(case, self.dit)
+        told_s = f"it takes some {expected_s:.0f} s of {self.left_s():.0f} s left"
+        fits = expected_s < self.left_s()
+        if fits:
+            if self.on_cuda:
+                torch.cuda.reset_peak_memory_stats()
+            taken = side.run(case.given)
+            print(" ", taken, file=sys.stderr, flush=True)
+            theirs = self.theirs[case.like] = self.values(case, taken)
+            self.card["upstream"] = {key: round(value, 4) for key, value in theirs.items()}
+            self.write()
+        self.take_few_of_others(pipe, pace)
+        if not fits:
+            raise LeftOut(told_s)
 
-    def profile(self, stages: Any) -> None:
-        """Say which kernels take the time of a few tokens, and of a step."""
-        from torch.profiler import ProfilerActivity, profile
+    def take_few(self, pipe: Any, case: Case) -> Pace:
+        """Let diffusers write a few tokens and take a few steps, and say how fast it is."""
+        token_s = token_seconds(pipe, case.given)
+        step_s = step_seconds(pipe, case.given, self.device)
+        found = {"ms a prior token": 1e3 * token_s, "ms a denoise step": 1e3 * step_s}
+        self.theirs[case.like] = found
+        print(" ", found, file=sys.stderr, flush=True)
+        return Pace(case, token_s, step_s, decode_s=step_s)
 
-        activities = [ProfilerActivity.CPU]
-        if self.on_cuda:
-            activities.append(ProfilerActivity.CUDA)
-        for name in ("tokens", "denoise"):
-            self.advance(name)
-            with profile(activities=activities) as found:
-                for _ in range(8 if name == "tokens" else 1):
-                    self.engine.step()
-                if self.on_cuda:
-                    torch.cuda.synchronize()
-            by = "self_cuda_time_total" if self.on_cuda else "self_cpu_time_total"
-            table = found.key_averages().table(sort_by=by, row_limit=40, max_name_column_width=90)
-            self.engine.abort(name)
-            file = self.options.out / f"profile-{name}.txt"
-            file.write_text(table)
+    def take_few_of_others(self, pipe: Any, pace: Pace) -> None:
+        """Do the same at the other sizes, as long as there is time left for what has to be said."""
+        kept_s = 0.0
+        if self.pace is not None:
+            for case in self.cases:
+                if case.must and case != self.usual:
+                    kept_s += self.pace.starting_s(case) + self.pace.expected_s(case, self.dit)
+        for case in self.cases:
+            if case.like is None or case.like in self.theirs:
+                continue
+            few = replace(case, requests=1, tokens=TOKENS, steps=3)
+            if kept_s + pace.expected_s(few, self.dit) > self.left_s():
+                continue
+            with self.surviving(f"{DIFFUSERS}, a few tokens and steps as in {case.name()}"):
+                self.take_few(pipe, case)
 
-    def advance(self, name: str) -> None:
-        """Bring the engine to where tokens are written, or to a denoise step."""
-        from glmimage import DenoiseStep, GenerationRequest, PriorReady
-
-        size = self.size if name == "denoise" else 512
-        request = GenerationRequest(infer.PROMPT, size, size, seed=1, num_inference_steps=4)
-        side, priors = size // 32, []
-        if name == "denoise":
-            priors = [PriorReady(name, 0, (side, side), (0,) * side**2)]
-        self.engine.add_request(request, name, priors)
-        for _ in range(20):
-            events = self.engine.step()
-            if any(isinstance(event, DenoiseStep) for event in events):
-                return
+    @contextlib.contextmanager
+    def surviving(self, what: str) -> Iterator[None]:
+        """Note what fails beside the cases, and go on."""
+        try:
+            with told(what):
+                yield
+        except Exception as error:
+            traceback.print_exc()
+            self.card["failed"][what] = first_line(error)
 
     def write(self) -> None:
         """Put diffusers' figures beside ours, as far as they are known, and write all down."""
-        for row in self.rows:
-            row |= {"upstream": None, "ratio": None}
-            if row["metric"] in self.theirs:
-                theirs = self.theirs[row["metric"]]
-                ratio = theirs / row["ours"]
-                if row["metric"] == "pictures a second":
-                    ratio = 1 / ratio
-                row |= {"upstream": round(theirs, 4), "ratio": round(ratio, 3)}
-        result = {"card": self.card, "rows": self.rows}
-        infer.write_result(result, f"gpu-{self.options.scale}", self.options.out)
+        rows = []
+        for like, row in self.rows:
+            theirs, ours = self.theirs.get(like, {}).get(row["metric"]), row["ours"]
+            compared = row | {"upstream": None, "ratio": None}
+            if theirs is not None:
+                better = ratio(row["metric"], ours, theirs)
+                compared |= {"upstream": round(theirs, 4), "ratio": better}
+            rows.append(compared)
+        # a run of some cases is no other run's result
+        name = "-".join(["gpu", self.options.scale, *self.options.cases.split(",")]).rstrip("-")
+        infer.write_result({"card": self.card, "rows": rows}, name, self.options.out)
 
 
 @contextlib.contextmanager
 def told(what: str) -> Iterator[None]:
-    """Say what begins and how long it took; an error is told, and what follows goes on."""
+    """Say what begins and how long it took."""
     started_s = time.monotonic()
     print(f"[{started_s - STARTED_S:.0f} s] {what}", file=sys.stderr, flush=True)
-    try:
-        yield
-    except Exception:
-        traceback.print_exc()
+    yield
     took_s = time.monotonic() - started_s
     print(f"  {what}: {took_s:.1f} s", file=sys.stderr, flush=True)
+
+
+def first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def main() -> None:
@@ -303,22 +344,26 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.scale == "full" and device.type != "cuda":
         raise SystemExit("The full size needs a CUDA GPU; use --scale tiny for a dry run.")
-    options.out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(options, device)
     with tempfile.TemporaryDirectory() as name:
-        bench.run(write_checkpoint_folder(Path(name), "toy"))
+        folder = write_checkpoint_folder(Path(name), "toy")
+        Bench(options, device, folder, STARTED_S).run()
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scale", choices=("full", "middle", "tiny"), default="full")
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--scale", choices=tuple(SIZES), default="full")
+    parser.add_argument("--steps", type=int, help="50, of smaller networks 3")
     parser.add_argument("--requests", type=int, default=16, help="that wait at once")
+    parser.add_argument("--cases", default="", help="some of them, separated by commas")
     parser.add_argument("--fast", default="compile,graphs", help="of ours; dropped when it fails")
-    parser.add_argument("--minutes", type=float, default=9.0, help="of all, diffusers included")
+    parser.add_argument("--minutes", type=float, default=9.5, help="of all, diffusers included")
     parser.add_argument("--profile", action="store_true", help="write which kernels take the time")
-    parser.add_argument("--out", type=Path, default=infer.RESULTS, help="folder of the result")
-    return parser.parse_args()
+    parser.add_argument("--out", type=Path, help="folder of the result")
+    options = parser.parse_args(arguments)
+    if options.out is None:
+        options.out = infer.RESULTS if options.scale == "full" else infer.ROOT / "out"
+    options.out.mkdir(parents=True, exist_ok=True)
+    return options
 
 
 STARTED_S = time.monotonic()
