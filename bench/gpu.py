@@ -228,7 +228,7 @@ class Bench:
             work = {"ms a denoise step": (1e3 * flop / case.steps, "flop_per_s")}
         if plan.resident and case.requests == 1:
             stage = self.side.stages.prior()
-            if stage.packed is None:  # which would write several tokens a pass
+            if stage.packed is None and not stage.guesses:  # those write several tokens a pass
                 name, passes = ("ms a prior token", 1e3) if part else ("prior", case.num_tokens)
                 work[name] = (prior_bytes(stage, passes), "bytes_per_s")
         return work

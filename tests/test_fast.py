@@ -59,3 +59,15 @@ def test_layers_are_compiled_a_few_times_whatever_is_painted(tiny_dir):
     assert known[0] <= 2
     assert known[1] == known[2] <= 3
     assert known[4] == known[5] <= 6
+
+
+def test_a_cpu_guesses_by_itself_whatever_is_packed(tiny_dir):
+    def prior(**options):
+        return Stages.load(str(tiny_dir), "cpu", memory="staged", **options).prior()
+
+    assert prior(dtype="float32").packed is not None
+    assert not prior(dtype="float32", fast="guesses").guesses  # packed weights do
+    assert prior(dtype="bfloat16").guesses
+    layered = Stages.load(str(tiny_dir), "cpu", "float32", "layered").prior()
+    assert layered.packed is None
+    assert layered.guesses

@@ -48,8 +48,7 @@ class Settings(BaseSettings):
         "",
         description="switches that compute the same but for rounding, some after a warm-up: "
         "compile (the decoder, and the prior with graphs), graphs (the prior, on CUDA), "
-        "guesses (of the prior's next tokens, several read in a pass; a CPU does so by itself "
-        "with a small model)",
+        "guesses (of the prior's next tokens, several read in a pass; a CPU does so by itself)",
     )
     lora_dir: Path | None = Field(
         None, description="adapters that requests may name: a folder of each, see docs/training.md"

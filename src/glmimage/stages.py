@@ -213,6 +213,8 @@ class Stages:
             prepare_compiler()
         whole = self.plan.prior_layers is None
         small = whole and sum(weight.numel() for weight in prior.parameters()) < CPU_SMALL_VALUES
+        packed = pack(prior, self.dtypes.products) if small and can_pack(prior) else None
+        on_cpu = self.device.type == "cpu"
         return PriorStage(
             prompt=checkpoint.load_prompt(),
             vision=checkpoint.load_vision(*where),
@@ -220,10 +222,10 @@ class Stages:
             sampling=sampling,
             suppress=sampling.suppress_mask(config.vision_vocab_size, num_codes).to(self.device),
             device=self.device,
-            packed=pack(prior, self.dtypes.products) if small and can_pack(prior) else None,
+            packed=packed,
             graphs="graphs" in self.fast and whole and self.device.type == "cuda",
             compiled="compile" in self.fast,
-            guesses="guesses" in self.fast,
+            guesses=packed is None and (on_cpu or "guesses" in self.fast),
         )
 
     def _load_decode(self) -> DecodeStage:
